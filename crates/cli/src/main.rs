@@ -1,0 +1,2 @@
+//! rustane
+fn main() {}

@@ -1,0 +1,22 @@
+//! What a language model is, on the host: its shape, parameters, weights, tokenizer and files.
+//!
+//! Knows no device. Serialised forms of a model (safetensors, Hugging Face directories) live here.
+
+mod config;
+mod init;
+mod params;
+mod weights;
+
+pub use config::{ConfigError, Llama3Scaling, ModelConfig, Rope};
+pub use params::{Group, Param, ParamId, Params, Role};
+pub use weights::Weights;
+
+/// Index of a token in the vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct TokenId(pub u32);
+
+impl TokenId {
+    /// As a target: this position counts neither in the loss nor in the gradient.
+    pub const IGNORE: TokenId = TokenId(u32::MAX);
+}
