@@ -8,7 +8,7 @@ mod params;
 mod weights;
 
 pub use config::{ConfigError, Llama3Scaling, ModelConfig, Rope};
-pub use params::{Group, Param, ParamId, Params, Role};
+pub use params::{Group, Param, ParamId, Params, Role, Slot};
 pub use weights::Weights;
 
 /// Index of a token in the vocabulary.

@@ -13,6 +13,19 @@ impl ParamId {
     }
 }
 
+/// Which of a parameter's tensors: training keeps four numbers per weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// The parameter itself.
+    Weight,
+    /// The derivative of the loss by it.
+    Gradient,
+    /// First state of its optimizer rule: the mean gradient of AdamW, the momentum of Muon.
+    Moment1,
+    /// Second state: the mean squared gradient of AdamW; unused by Muon.
+    Moment2,
+}
+
 /// Which optimizer rule a parameter gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Group {
