@@ -5,10 +5,12 @@
 mod config;
 mod init;
 mod params;
+mod tokenizer;
 mod weights;
 
 pub use config::{ConfigError, Llama3Scaling, ModelConfig, Rope};
 pub use params::{Group, Param, ParamId, Params, Role, Slot};
+pub use tokenizer::{END_OF_TEXT, Encoder, IM_END, IM_START, SplitPattern, StreamDecoder, Tokenizer, TokenizerError, cut};
 pub use weights::Weights;
 
 /// Index of a token in the vocabulary.
