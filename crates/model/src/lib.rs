@@ -2,15 +2,28 @@
 //!
 //! Knows no device. Serialised forms of a model (safetensors, Hugging Face directories) live here.
 
+#![forbid(unsafe_code)]
+
+pub mod checkpoint;
 mod config;
+mod durable;
+mod error;
+pub mod hf;
 mod init;
 mod params;
+mod run_lock;
+pub mod safetensors;
 mod tokenizer;
 mod weights;
 
 pub use config::{ConfigError, Llama3Scaling, ModelConfig, Rope};
+pub use durable::Written;
+pub use error::{BoxError, FileError};
 pub use params::{Group, Param, ParamId, Params, Role, Slot};
-pub use tokenizer::{END_OF_TEXT, Encoder, IM_END, IM_START, SplitPattern, StreamDecoder, Tokenizer, TokenizerError, cut};
+pub use run_lock::RunLock;
+pub use tokenizer::{
+    END_OF_TEXT, Encoder, IM_END, IM_START, SplitPattern, StreamDecoder, Tokenizer, TokenizerError, cut,
+};
 pub use weights::Weights;
 
 /// Index of a token in the vocabulary.

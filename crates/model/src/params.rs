@@ -80,6 +80,11 @@ pub enum Role {
     Head,
 }
 
+impl Role {
+    /// The name of an output head, which the file of a tied model may hold as well.
+    pub(crate) const HEAD_NAME: &str = "lm_head.weight";
+}
+
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Param {
@@ -234,7 +239,7 @@ fn name(role: Role, layer: Option<usize>) -> String {
     let suffix = match role {
         Role::Embed => "model.embed_tokens.weight",
         Role::FinalNorm => "model.norm.weight",
-        Role::Head => "lm_head.weight",
+        Role::Head => Role::HEAD_NAME,
         Role::AttnNorm => "input_layernorm.weight",
         Role::Q => "self_attn.q_proj.weight",
         Role::K => "self_attn.k_proj.weight",
