@@ -34,7 +34,7 @@ impl<'a> Blob<'a> {
             watch.check()?;
             match client.send("HEAD", &url, &[], Follow::OnTheHub) {
                 Ok(reply) => break reply,
-                Err(fault) => tries.after(fault, watch)?,
+                Err(fault) => tries.after(fault, false, watch)?,
             }
         };
         let refuse = |why: String| Err(Error::Answer { url: reply.url(), why });
@@ -116,11 +116,9 @@ impl<'a> Blob<'a> {
                 return Ok(());
             }
             let Err(fault) = self.attempt(client, partial, &mut resume, watch) else { continue };
-            if partial.len() >= mark.saturating_add(client.times().progress_bytes.max(1)) {
-                mark = partial.len();
-                tries.reset();
-            }
-            tries.after(fault, watch)?;
+            let progress = partial.len() >= mark.saturating_add(client.times().progress_bytes.max(1));
+            mark = if progress { partial.len() } else { mark };
+            tries.after(fault, progress, watch)?;
         }
     }
 
@@ -155,7 +153,8 @@ impl<'a> Blob<'a> {
     /// Whether the body of this answer goes on from the bytes that are here, or starts over.
     fn accept(&self, reply: &Reply, len: u64, ranged: bool, etag: Option<&str>) -> Result<()> {
         let refuse = |why: String| Err(Error::Answer { url: reply.url(), why });
-        if let Some(coding) = reply.header("content-encoding").filter(|c| !c.eq_ignore_ascii_case("identity")) {
+        if let Some(coding) = reply.header("content-encoding").filter(|c| !c.eq_ignore_ascii_case("identity"))
+        {
             return refuse(format!("the bytes are encoded as `{}`", brief(coding)));
         }
         let start = match reply.status() {
@@ -163,7 +162,8 @@ impl<'a> Blob<'a> {
             206 if ranged => {
                 let header = reply.header("content-range").unwrap_or_default();
                 let wanted = (len, self.size);
-                if content_range(header).is_none_or(|(start, _, total)| (start, total.unwrap_or(self.size)) != wanted)
+                if content_range(header)
+                    .is_none_or(|(start, _, total)| (start, total.unwrap_or(self.size)) != wanted)
                 {
                     return refuse(format!(
                         "the range `{}`, where bytes {}-{} of {} were asked for",
@@ -273,9 +273,16 @@ mod tests {
     fn content_ranges_are_read_or_refused() {
         assert_eq!(content_range("bytes 5-9/10"), Some((5, 9, Some(10))));
         assert_eq!(content_range("bytes 0-0/*"), Some((0, 0, None)));
-        for bad in ["", "bytes", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "bytes -1-5/10", "items 0-1/2",
-            "bytes 0-99999999999999999999/*"]
-        {
+        for bad in [
+            "",
+            "bytes",
+            "bytes */10",
+            "bytes 9-5/10",
+            "bytes 5-10/10",
+            "bytes -1-5/10",
+            "items 0-1/2",
+            "bytes 0-99999999999999999999/*",
+        ] {
             assert_eq!(content_range(bad), None, "{bad}");
         }
     }

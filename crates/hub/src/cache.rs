@@ -47,7 +47,7 @@ impl RepoCache {
         }
         let path = self.root.join("refs").join(revision);
         create_parent(&path)?;
-        let new = beside(&path, "tmp");
+        let new = self.new_file("ref", "tmp")?;
         fs::write(&new, commit).map_err(Error::io("write", &new))?;
         fs::rename(&new, &path).map_err(Error::io("replace", &path))
     }
@@ -66,7 +66,7 @@ impl RepoCache {
     pub(crate) fn link(&self, commit: &str, file: &str, digest: &Digest) -> Result<()> {
         let path = self.snapshot(commit).join(file);
         create_parent(&path)?;
-        let new = beside(&path, "tmp");
+        let new = self.new_file(digest.name(), "tmp")?;
         let up = "../".repeat(2 + file.matches('/').count());
         if symlink(&format!("{up}blobs/{}", digest.name()), &new).is_err() {
             let blob = self.blobs().join(digest.name());
@@ -77,7 +77,12 @@ impl RepoCache {
 
     /// Takes the lock of a blob, the same that `huggingface_hub` takes. `None` where the file system has no locks:
     /// then two processes may both download, each into its own file.
-    pub(crate) fn lock(&self, digest: &Digest, patience: Duration, watch: &mut Watch<'_>) -> Result<Option<File>> {
+    pub(crate) fn lock(
+        &self,
+        digest: &Digest,
+        patience: Duration,
+        watch: &mut Watch<'_>,
+    ) -> Result<Option<File>> {
         let path = self.locks.join(format!("{}.lock", digest.name()));
         create_parent(&path)?;
         let start = Instant::now();
@@ -99,7 +104,9 @@ impl RepoCache {
                     }
                     watch.sleep(Duration::from_millis(50))?;
                 }
-                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(None),
+                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    return Ok(None);
+                }
                 Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
             }
         }
@@ -107,18 +114,34 @@ impl RepoCache {
 
     /// Opens the file that a blob's bytes arrive in. With `resume` it takes over what an earlier call left, by
     /// renaming it to a name of its own, and hashes it; without, it leaves other files alone.
-    pub(crate) fn partial(&self, digest: &Digest, size: u64, resume: bool, watch: &Watch<'_>) -> Result<Partial> {
-        let blobs = self.blobs();
-        fs::create_dir_all(&blobs).map_err(Error::io("create", &blobs))?;
-        let path = beside(&blobs.join(digest.name()), "incomplete");
+    pub(crate) fn partial(
+        &self,
+        digest: &Digest,
+        size: u64,
+        resume: bool,
+        watch: &Watch<'_>,
+    ) -> Result<Partial> {
+        let path = self.new_file(digest.name(), "incomplete")?;
         if resume {
             self.take_over(digest, size, &path);
         }
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(Error::io("create", &path))?;
-        let mut partial = Partial { path, file, len: 0, hasher: digest.hasher(size), digest: digest.clone(), size };
+        let mut partial =
+            Partial { path, file, len: 0, hasher: digest.hasher(size), digest: digest.clone(), size };
         partial.hash_what_is_there(watch)?;
         Ok(partial)
+    }
+
+    /// A path that no other call uses: process, time and a counter. It is beside the blobs, so that nobody finds
+    /// it in a snapshot or takes it for a ref.
+    fn new_file(&self, name: &str, extension: &str) -> Result<PathBuf> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let blobs = self.blobs();
+        fs::create_dir_all(&blobs).map_err(Error::io("create", &blobs))?;
+        let nanos = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        Ok(blobs.join(format!("{name}.{:x}-{nanos:x}-{count:x}.{extension}", std::process::id())))
     }
 
     /// Bytes of all partial files: space that the rest of their downloads will not need.
@@ -236,15 +259,6 @@ pub(crate) fn is_file(path: &Path, size: Option<u64>) -> bool {
 fn create_parent(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(Error::io("create", folder))
-}
-
-/// A name in the same folder that no other call uses: process, time and a counter.
-fn beside(path: &Path, extension: &str) -> PathBuf {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let nanos = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.{:x}-{nanos:x}-{count:x}.{extension}", std::process::id()))
 }
 
 #[cfg(unix)]

@@ -120,7 +120,10 @@ mod tests {
     #[test]
     fn other_names_are_hub_ids() {
         let request = super::request("roneneldan/TinyStories@refs/convert/parquet", None).unwrap();
-        assert_eq!((request.repo.id(), request.revision.as_str()), ("roneneldan/TinyStories", "refs/convert/parquet"));
+        assert_eq!(
+            (request.repo.id(), request.revision.as_str()),
+            ("roneneldan/TinyStories", "refs/convert/parquet")
+        );
         assert_eq!(super::request("a/b", None).unwrap().revision, "main");
         assert!(matches!(super::request("tinystory", None), Err(Error::RepoId { .. })));
         assert!(matches!(super::request("a/b@../x", None), Err(Error::Revision { .. })));

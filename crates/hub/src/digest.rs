@@ -82,7 +82,9 @@ mod tests {
     #[test]
     fn etags_are_read_in_their_usual_forms() {
         let digits = "ab".repeat(20);
-        for form in [digits.clone(), format!("\"{digits}\""), format!("W/\"{digits}\""), digits.to_uppercase()] {
+        for form in
+            [digits.clone(), format!("\"{digits}\""), format!("W/\"{digits}\""), digits.to_uppercase()]
+        {
             assert_eq!(Digest::parse(&form), Some(Digest::Git(digits.clone())));
         }
         for bad in ["", "\"\"", "\"../../x\"", "abc", &"g".repeat(40), &"a".repeat(41)] {

@@ -53,7 +53,9 @@ pub enum Error {
         why: String,
     },
     /// No place for the cache is known.
-    #[error("no folder for downloads: none of HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and HOME is set; set HF_HOME")]
+    #[error(
+        "no folder for downloads: none of HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and HOME is set; set HF_HOME"
+    )]
     NoHome,
     /// Offline, and the cache does not hold what was asked for.
     #[error("offline, and {folder} lacks {missing}; unset HF_HUB_OFFLINE to download", folder = folder.display())]
@@ -141,7 +143,9 @@ pub enum Error {
         wanted: u64,
     },
     /// The bytes are not those the hub has.
-    #[error("`{file}`: hash {found}, the hub says {wanted}, twice; the download was discarded, try again later")]
+    #[error(
+        "`{file}`: hash {found}, the hub says {wanted}, twice; the download was discarded, try again later"
+    )]
     Hash {
         /// The file.
         file: String,
@@ -151,7 +155,9 @@ pub enum Error {
         wanted: String,
     },
     /// The bounded number of tries is used up.
-    #[error("gave up after {tries} tries without progress: {last}; run the same command again to go on from there")]
+    #[error(
+        "gave up after {tries} tries without progress: {last}; run the same command again to go on from there"
+    )]
     GaveUp {
         /// Failed tries in a row.
         tries: u32,

@@ -43,21 +43,17 @@ impl<'a> Tries<'a> {
         Self { times, failed: 0 }
     }
 
-    /// A try made progress: count from zero again.
-    pub(crate) fn reset(&mut self) {
-        self.failed = 0;
-    }
-
-    /// Pauses before the next try, or ends with the fault's error.
-    pub(crate) fn after(&mut self, fault: Fault, watch: &mut Watch<'_>) -> Result<()> {
+    /// Pauses before the next try, or ends with the fault's error. A failed try that made progress does not count,
+    /// and neither do those before it.
+    pub(crate) fn after(&mut self, fault: Fault, progress: bool, watch: &mut Watch<'_>) -> Result<()> {
         if !fault.again {
             return Err(fault.error);
         }
-        self.failed += 1;
+        self.failed = if progress { 0 } else { self.failed + 1 };
         if self.failed >= self.times.tries {
             return Err(Error::GaveUp { tries: self.failed, last: Box::new(fault.error) });
         }
-        let doubled = self.times.pause.saturating_mul(1 << (self.failed - 1).min(16));
+        let doubled = self.times.pause.saturating_mul(1 << self.failed.saturating_sub(1).min(16));
         let wait = doubled.max(fault.after.unwrap_or_default()).min(self.times.pause_max);
         watch.report(Event::Retry { error: &fault.error, wait });
         watch.sleep(wait)
@@ -167,7 +163,11 @@ impl Client {
                     | ureq::Error::Rustls(_)
                     | ureq::Error::LargeResponseHeader(..)
             );
-            Fault { error: Error::Network { url: without_query(url), source: error.into_io() }, again, after: None }
+            Fault {
+                error: Error::Network { url: without_query(url), source: error.into_io() },
+                again,
+                after: None,
+            }
         })
     }
 }

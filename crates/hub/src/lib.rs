@@ -62,7 +62,7 @@ pub use error::Error;
 pub use listing::{Listed, Listing};
 pub use pull::{Hub, Pulled, Request, Select};
 pub use repo::{Kind, Repo};
-pub use settings::{Settings, Times, Secret};
+pub use settings::{Secret, Settings, Times};
 pub use watch::{Event, Watch};
 
 /// What this crate's calls return.

@@ -59,7 +59,7 @@ pub(crate) fn list(client: &Client, repo: &Repo, revision: &str, watch: &mut Wat
         watch.check()?;
         match attempt(client, repo, revision) {
             Ok(listing) => return Ok(listing),
-            Err(fault) => tries.after(fault, watch)?,
+            Err(fault) => tries.after(fault, false, watch)?,
         }
     }
 }

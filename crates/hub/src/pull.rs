@@ -63,7 +63,8 @@ impl Hub {
     pub fn new(mut settings: Settings) -> Result<Self> {
         if settings.token.is_none() {
             let text = settings.token_file.as_ref().and_then(|path| fs::read_to_string(path).ok());
-            settings.token = text.map(|text| text.trim().to_owned()).filter(|t| !t.is_empty()).map(Secret::new);
+            settings.token =
+                text.map(|text| text.trim().to_owned()).filter(|t| !t.is_empty()).map(Secret::new);
         }
         Ok(Self { client: Client::new(&settings)?, cache: settings.cache, offline: settings.offline })
     }
@@ -93,7 +94,8 @@ impl Hub {
         let listing = list(&self.client, &request.repo, &request.revision, watch)?;
         let files = choose(request, listing.files)?;
         let folder = cache.snapshot(&listing.commit);
-        let missing: Vec<&Listed> = files.iter().filter(|f| !is_file(&folder.join(&f.name), f.size)).collect();
+        let missing: Vec<&Listed> =
+            files.iter().filter(|f| !is_file(&folder.join(&f.name), f.size)).collect();
         let bytes = missing.iter().map(|file| file.size).try_fold(0u64, |sum, size| sum.checked_add(size?));
         let cached = files.len() - missing.len();
         watch.report(Event::Planned { files: files.len(), cached, bytes });
@@ -237,7 +239,9 @@ mod tests {
 
     #[test]
     fn patterns_match_whole_names() {
-        for (pattern, name) in [("*.txt", "a/b.txt"), ("*", ""), ("a?c*", "abc"), ("*b*c", "abbcbc"), ("x", "x")] {
+        for (pattern, name) in
+            [("*.txt", "a/b.txt"), ("*", ""), ("a?c*", "abc"), ("*b*c", "abbcbc"), ("x", "x")]
+        {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("*.txt", "a.txt.gz"), ("a", "ab"), ("?", ""), ("*b*c", "abcb"), ("", "x")] {

@@ -166,8 +166,8 @@ mod tests {
             assert_eq!(Repo::new(Kind::Dataset, good).unwrap().id(), good);
         }
         for bad in [
-            "gpt2", "", "/", "a/", "/b", "a/b/c", "a/..", "../b", "a/b--c", "a/b..c", "a/.b", "-a/b", "a b/c", "a/b%2f",
-            "a\\b/c", "é/b", "a/b?", "a/b#c", "a/b\n",
+            "gpt2", "", "/", "a/", "/b", "a/b/c", "a/..", "../b", "a/b--c", "a/b..c", "a/.b", "-a/b",
+            "a b/c", "a/b%2f", "a\\b/c", "é/b", "a/b?", "a/b#c", "a/b\n",
         ] {
             assert!(matches!(Repo::new(Kind::Model, bad), Err(Error::RepoId { .. })), "{bad:?}");
         }
@@ -180,7 +180,9 @@ mod tests {
         for good in ["x.txt", "data/train/x y.parquet", "..x", "a.b/..c"] {
             check_file(&repo, good).unwrap();
         }
-        for bad in ["", "/etc/passwd", "..", "a/../b", "a//b", "a/", "./a", "a\\b", "C:/x", "c:x", "a\0b", "a\nb"] {
+        for bad in
+            ["", "/etc/passwd", "..", "a/../b", "a//b", "a/", "./a", "a\\b", "C:/x", "c:x", "a\0b", "a\nb"]
+        {
             assert!(matches!(check_file(&repo, bad), Err(Error::FileName { .. })), "{bad:?}");
         }
         assert!(check_revision("refs/pr/1").is_ok() && check_revision("../main").is_err());

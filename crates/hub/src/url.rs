@@ -124,7 +124,15 @@ mod tests {
         ] {
             assert_eq!(base.join(location).unwrap().to_string(), wanted);
         }
-        for bad in ["ftp://x/y", "file:///etc/passwd", "http://u:p@x/", "http://", "/a b", "javascript:x", "http://:80/"] {
+        for bad in [
+            "ftp://x/y",
+            "file:///etc/passwd",
+            "http://u:p@x/",
+            "http://",
+            "/a b",
+            "javascript:x",
+            "http://:80/",
+        ] {
             assert!(base.join(bad).is_err(), "{bad}");
         }
     }
