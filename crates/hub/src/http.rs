@@ -81,7 +81,12 @@ impl Client {
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
         let endpoint = Url::parse(&settings.endpoint).map_err(|why| Error::Setting {
             name: "endpoint",
-            value: settings.endpoint.clone(),
+            // What comes before an `@` may be a password.
+            value: if settings.endpoint.contains('@') {
+                "(hidden)".into()
+            } else {
+                settings.endpoint.clone()
+            },
             why: why.into(),
         })?;
         let times = settings.times.clone();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hub::{Error, Event};
 
-use crate::server::{COMMIT, Files, Noise, Place, Server, html, noise, reply};
+use crate::server::{COMMIT, Files, Noise, Place, Seen, Server, html, noise, reply};
 
 const FILE: &str = "data.bin";
 
@@ -458,6 +459,7 @@ fn a_trickle_is_given_up() {
     let mut place = Place::new(&server.url());
     place.settings.times.tries = 2;
     place.settings.times.progress_bytes = 1_000;
+    place.settings.times.slow_window = Duration::from_millis(150);
     let start = Instant::now();
     let error = place.pull_fails(&files);
     assert!(matches!(last(&error), Error::Slow { .. }), "{error}");
@@ -478,6 +480,8 @@ fn silence_is_given_up() {
         let mut place = Place::new(&server.url());
         place.settings.times.tries = 2;
         place.settings.times.progress_bytes = 1_000;
+        place.settings.times.answer = Duration::from_millis(300);
+        place.settings.times.idle = Duration::from_millis(300);
         let start = Instant::now();
         let error = place.pull_fails(&files);
         assert!(matches!(last(&error), Error::Network { .. }), "{error}");
@@ -535,12 +539,86 @@ fn a_cancelled_pull_keeps_its_bytes() {
     assert_eq!(server.gets_of(FILE)[1].range(), Some(kept[0]));
 }
 
+/// One request answered in one of the ways that proxies, mirrors and broken lines have.
+fn spoil(how: usize, noise: &mut Noise, seen: &Seen, stream: &mut TcpStream, files: &Files) {
+    let total = files.bytes(FILE).len();
+    let is_file = seen.is_get_of(FILE);
+    match how {
+        0 => drop(stream.shutdown(Shutdown::Both)),
+        1 => html(stream, "500 Internal Server Error", &[]),
+        2 => html(stream, "429 Too Many Requests", &[("retry-after", "1".into())]),
+        3 => html(stream, "404 Not Found", &[]),
+        4 => html(stream, "200 OK", &[("etag", "\"page\"".into())]),
+        5 => reply(stream, "302 Found", &[("location", seen.path.clone())], b""),
+        6 if is_file => files.cut(FILE, seen.range(), noise.below(total), stream),
+        7 if is_file => files.cut(FILE, None, noise.below(total), stream),
+        8 if is_file => files.send_from(FILE, Some(noise.below(total)), stream, &[]),
+        9 if is_file => {
+            let start = seen.range().unwrap_or(0);
+            let mut bytes = files.bytes(FILE)[start..].to_vec();
+            let at = noise.below(bytes.len());
+            bytes[at] ^= 1 << noise.below(8);
+            let range = ("content-range", format!("bytes {start}-{}/{total}", total - 1));
+            let status = if start > 0 { "206 Partial Content" } else { "200 OK" };
+            reply(stream, status, &[range], &bytes);
+        }
+        10 if is_file => {
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+            let _ = stream.write_all(head.as_bytes());
+            let _ = stream.write_all(&files.bytes(FILE)[..noise.below(total)]);
+        }
+        11 => {
+            let len = noise.below(500);
+            let _ = stream.write_all(&(0..len).map(|_| noise.below(256) as u8).collect::<Vec<_>>());
+        }
+        _ => files.answer(seen, stream),
+    }
+}
+
+#[test]
+fn whatever_a_line_does_the_cache_stays_true() {
+    let mut outcomes = [0; 2];
+    for seed in 0..150 {
+        let files = Files::one(5_000).with("b.txt", noise(seed, 700), false);
+        let inner = files.clone();
+        let noise = Mutex::new(Noise::new(seed));
+        let server = Server::start(move |seen, stream| {
+            let mut noise = noise.lock().unwrap();
+            // Half of the requests are spoiled.
+            let how = noise.below(24);
+            spoil(how, &mut noise, seen, stream, &inner);
+        });
+        let mut place = Place::new(&server.url());
+        for _ in 0..3 {
+            match place.pull() {
+                Ok(pulled) => {
+                    assert_eq!(fs::read(pulled.folder.join(FILE)).unwrap(), files.bytes(FILE), "seed {seed}");
+                    outcomes[0] += 1;
+                }
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    outcomes[1] += 1;
+                }
+            }
+            place.check(&files);
+        }
+        // What is left of it all does not keep an honest hub from finishing.
+        let honest = Server::honest(&files);
+        place.settings.endpoint = honest.url();
+        place.pull_all(&files);
+        assert_eq!(place.partials(), [0; 0], "seed {seed}");
+    }
+    assert!(outcomes[0] > 50 && outcomes[1] > 50, "both endings were seen often: {outcomes:?}");
+}
+
 #[test]
 fn bad_settings_are_named_before_any_request() {
     for endpoint in ["", "huggingface.co", "ftp://x", "http://", "https://user@host", "http://a b"] {
         let error = Place::new(endpoint).pull_fails(&Files::default());
         assert!(matches!(error, Error::Setting { name: "endpoint", .. }), "{endpoint}: {error}");
     }
+    let error = Place::new("https://user:hidden-word@host").pull_fails(&Files::default()).to_string();
+    assert!(error.contains("it carries a user name") && !error.contains("hidden-word"), "{error}");
     let mut place = Place::new("http://127.0.0.1:1");
     place.settings.proxy = Some(hub::Secret::new("nonsense://user:hidden-word@x"));
     let error = place.pull_fails(&Files::default()).to_string();

@@ -329,9 +329,9 @@ impl Place {
         settings.token = Some(Secret::new("hf_test"));
         settings.times = Times {
             connect: Duration::from_secs(2),
-            answer: Duration::from_millis(400),
-            idle: Duration::from_millis(400),
-            slow_window: Duration::from_millis(150),
+            answer: Duration::from_secs(3),
+            idle: Duration::from_secs(3),
+            slow_window: Duration::from_secs(3),
             slow_bytes: 100,
             tries: 4,
             progress_bytes: 1,
