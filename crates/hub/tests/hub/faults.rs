@@ -133,7 +133,20 @@ fn a_wrong_range_is_not_taken() {
             _ => files.answer(seen, stream),
         });
         let place = Place::new(&server.url());
-        place.pull_all(&files);
+        let mut failures = Vec::new();
+        place
+            .pull_watched(&AtomicBool::new(false), &mut |event| {
+                if let Event::Retry { error, .. } = event {
+                    failures.push(error.to_string());
+                }
+            })
+            .unwrap();
+        place.check(&files);
+        assert_eq!(failures.len(), 2, "{range}: {failures:?}");
+        assert!(
+            failures[1].contains(&format!("the range `{range}`, where bytes 5000-9999 of 10000")),
+            "{failures:?}"
+        );
         let asked: Vec<_> = server.gets_of(FILE).iter().map(|get| get.range()).collect();
         assert_eq!(asked, [None, Some(5_000), None], "{range}: the next try asks for the whole file");
     }
@@ -232,6 +245,7 @@ fn bodies_without_a_length_must_still_fit() {
         } else {
             let error = place.pull_fails(&files);
             assert!(matches!(error, Error::GaveUp { .. }), "{sent}: {error}");
+            assert!(place.partials()[0] <= 10_000, "{sent}: more is kept than the file can have");
         }
     }
 }
