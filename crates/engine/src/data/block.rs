@@ -45,7 +45,10 @@ impl Block {
 
     /// The text alone, marks left out.
     pub fn text(&self) -> String {
-        self.parts.iter().filter_map(|p| if let Part::Text(t) = p { Some(t.as_str()) } else { None }).collect()
+        self.parts
+            .iter()
+            .filter_map(|p| if let Part::Text(t) = p { Some(t.as_str()) } else { None })
+            .collect()
     }
 }
 
@@ -114,7 +117,10 @@ impl Blocks {
             Format::Jsonl => Box::new(JsonlBlocks::new(open(&file)?, file.path, options, block_bytes)),
             Format::Parquet => Box::new(ParquetBlocks::open(&file.path, options, block_bytes)?),
             Format::Tokens | Format::U16 => {
-                return Err(DataError::Input { path: file.path, problem: "holds tokens, wanted text".into() });
+                return Err(DataError::Input {
+                    path: file.path,
+                    problem: "holds tokens, wanted text".into(),
+                });
             }
         })
     }
@@ -180,7 +186,8 @@ pub(super) fn split_document(parts: Vec<Part>, block_bytes: usize) -> VecDeque<B
             if at > 0 {
                 block.parts.push(Part::Text(head.into()));
             }
-            blocks.push_back(std::mem::replace(&mut block, Block { parts: Vec::new(), ends_document: false }));
+            blocks
+                .push_back(std::mem::replace(&mut block, Block { parts: Vec::new(), ends_document: false }));
             (rest, room) = (tail, block_bytes);
         }
         room -= rest.len();

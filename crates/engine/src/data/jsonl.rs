@@ -106,7 +106,9 @@ impl<R: BufRead> ReadBlocks for JsonlBlocks<R> {
             let ended = self.read_line(&mut bytes)?;
             self.line += 1;
             let problem = match ended {
-                Line::None if self.line == 1 => "the file is empty, wanted one JSON object per line".to_string(),
+                Line::None if self.line == 1 => {
+                    "the file is empty, wanted one JSON object per line".to_string()
+                }
                 Line::None => return Ok(None),
                 Line::TooLong => format!("longer than {} MiB", MAX_LINE_BYTES >> 20),
                 Line::Whole => match self.document(&bytes, tally) {

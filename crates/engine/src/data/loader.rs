@@ -117,7 +117,12 @@ impl Validation {
     ///
     /// # Panics
     /// When `seq` or `batch` is zero.
-    pub fn new(tokens: Tokens, byte_lens: impl Into<Arc<[u32]>>, seq: usize, batch: usize) -> Result<Validation> {
+    pub fn new(
+        tokens: Tokens,
+        byte_lens: impl Into<Arc<[u32]>>,
+        seq: usize,
+        batch: usize,
+    ) -> Result<Validation> {
         assert!(seq > 0 && batch > 0, "a batch of {batch} sequences of {seq} tokens");
         if tokens.len() < 2 {
             return Err(DataError::TooShort { split: "validation", tokens: tokens.len(), needed: 2 });

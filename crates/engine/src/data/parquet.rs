@@ -57,7 +57,9 @@ fn guarded<T>(path: &Path, decode: impl FnOnce() -> parquet::errors::Result<T>) 
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(bad(path, format!("damaged Parquet: {error}"))),
-        Err(_) => Err(bad(path, "damaged Parquet: the decoder gave up; convert it to .jsonl with another program")),
+        Err(_) => {
+            Err(bad(path, "damaged Parquet: the decoder gave up; convert it to .jsonl with another program"))
+        }
     }
 }
 
@@ -114,10 +116,17 @@ impl ParquetBlocks {
         let meta = self.file.metadata().row_group(index);
         let rows = meta.num_rows();
         if self.column >= meta.num_columns() || rows < 0 {
-            return Err(bad(&self.path, format!("row group {index} has {rows} rows and lacks the text column")));
+            return Err(bad(
+                &self.path,
+                format!("row group {index} has {rows} rows and lacks the text column"),
+            ));
         }
-        let range = guarded(&self.path, || Ok(meta.column(self.column).byte_range()))?;
-        check_pages(&self.path, &self.raw, range, index)?;
+        let chunk = meta.column(self.column);
+        let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+        let (Ok(start), Ok(length)) = (u64::try_from(start), u64::try_from(chunk.compressed_size())) else {
+            return Err(bad(&self.path, format!("row group {index} lies at a negative place")));
+        };
+        check_pages(&self.path, &self.raw, (start, length), index)?;
         let reader = guarded(&self.path, || self.file.get_row_group(index)?.get_column_reader(self.column))?;
         let ColumnReader::ByteArrayColumnReader(reader) = reader else {
             return Err(bad(&self.path, "the text column changes its type"));
@@ -138,9 +147,8 @@ impl ParquetBlocks {
         let most = usize::try_from(*left).unwrap_or(ROWS).min(ROWS);
         let path = &self.path;
         let nullable = self.nullable;
-        let (read, _, _) = guarded(path, || {
-            reader.read_records(most, nullable.then_some(&mut levels), None, &mut values)
-        })?;
+        let (read, _, _) =
+            guarded(path, || reader.read_records(most, nullable.then_some(&mut levels), None, &mut values))?;
         if read == 0 {
             let group = self.next_group - 1;
             return Err(bad(path, format!("row group {group} ends {left} rows early; the file is damaged")));
@@ -210,7 +218,11 @@ fn check_footer(path: &Path, raw: &File) -> Result<()> {
         return Err(bad(path, "encrypted Parquet is not read"));
     }
     if &head != b"PAR1" || &magic != b"PAR1" {
-        let which = if &head == b"PAR1" { "does not end with `PAR1`; the file is cut off" } else { "no Parquet file" };
+        let which = if &head == b"PAR1" {
+            "does not end with `PAR1`; the file is cut off"
+        } else {
+            "no Parquet file"
+        };
         return Err(bad(path, which));
     }
     let footer = u64::from(u32::from_le_bytes([a, b, c, d]));
@@ -220,7 +232,9 @@ fn check_footer(path: &Path, raw: &File) -> Result<()> {
     }
     let mut bytes = vec![0; footer as usize];
     raw.read_exact_at(&mut bytes, length - 8 - footer).map_err(DataError::read(path))?;
-    Walker::new(&bytes).walk(&mut |_, _| {}).map_err(|problem| bad(path, format!("damaged footer: {problem}")))
+    Walker::new(&bytes)
+        .walk(&mut |_, _| {})
+        .map_err(|problem| bad(path, format!("damaged footer: {problem}")))
 }
 
 /// Checks the headers of all pages of a column chunk: sizes inside the file and under the cap.
@@ -252,7 +266,9 @@ fn check_pages(path: &Path, raw: &File, (start, length): (u64, u64), group: usiz
             let [unpacked, packed] = sizes;
             return Err(bad(
                 path,
-                format!("the page at byte {at} claims {unpacked} bytes, {packed} packed; at most {MAX_PAGE_BYTES} are read"),
+                format!(
+                    "the page at byte {at} claims {unpacked} bytes, {packed} packed; at most {MAX_PAGE_BYTES} are read"
+                ),
             ));
         }
         if page.packed as u64 > end - at - header {
@@ -261,7 +277,10 @@ fn check_pages(path: &Path, raw: &File, (start, length): (u64, u64), group: usiz
         // A text takes four bytes of length at least.
         if page.dictionary > page.unpacked / 4 {
             let claims = page.dictionary;
-            return Err(bad(path, format!("the dictionary at byte {at} claims {claims} values in {} bytes", page.unpacked)));
+            return Err(bad(
+                path,
+                format!("the dictionary at byte {at} claims {claims} values in {} bytes", page.unpacked),
+            ));
         }
         at += header + page.packed as u64;
     }

@@ -290,7 +290,10 @@ impl Plan {
         let mut train = find(train, &options.read)?;
         let mut val = find(val, &options.read)?;
         let (Some(first), last) = (train.first(), val.first()) else {
-            return Err(DataError::Input { path: PathBuf::new(), problem: "no training data was given".into() });
+            return Err(DataError::Input {
+                path: PathBuf::new(),
+                problem: "no training data was given".into(),
+            });
         };
         let tokens = first.format.is_tokens();
         if let Some(last) = last
@@ -309,7 +312,9 @@ impl Plan {
     fn bytes(&self) -> u64 {
         match self {
             Plan::Stories { bytes, .. } => *bytes,
-            Plan::Text { train, val } | Plan::Tokens { train, val } => train.iter().chain(val).map(|f| f.bytes).sum(),
+            Plan::Text { train, val } | Plan::Tokens { train, val } => {
+                train.iter().chain(val).map(|f| f.bytes).sum()
+            }
         }
     }
 
@@ -442,7 +447,8 @@ impl Build<'_, '_> {
         }
         std::thread::scope(|scope| {
             let shares = self.encoders.iter_mut().zip(blocks.chunks(share));
-            let threads: Vec<_> = shares.map(|(encoder, blocks)| scope.spawn(move || work(encoder, blocks))).collect();
+            let threads: Vec<_> =
+                shares.map(|(encoder, blocks)| scope.spawn(move || work(encoder, blocks))).collect();
             let mut all = Vec::with_capacity(blocks.len());
             for thread in threads {
                 all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);

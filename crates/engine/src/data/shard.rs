@@ -142,7 +142,9 @@ impl Shard {
         match format {
             Format::U16 => {
                 if !length.is_multiple_of(2) {
-                    return Err(shard.bad(format!("{length} bytes, wanted an even number of them for --format u16")));
+                    return Err(
+                        shard.bad(format!("{length} bytes, wanted an even number of them for --format u16"))
+                    );
                 }
                 shard.tokens = length / 2;
             }
@@ -187,7 +189,10 @@ impl Shard {
         });
         if wanted != Some(length) {
             let wanted = wanted.map_or("more than a file can have".into(), |w| w.to_string());
-            return Err(self.bad(format!("{length} bytes, {} tokens need {wanted}; the file is cut off or damaged", self.tokens)));
+            return Err(self.bad(format!(
+                "{length} bytes, {} tokens need {wanted}; the file is cut off or damaged",
+                self.tokens
+            )));
         }
         if u64::from(u32_at(80)) != BLOCK_BYTES {
             return Err(self.bad(format!("checked blocks of {} bytes, wanted {BLOCK_BYTES}", u32_at(80))));
@@ -199,7 +204,8 @@ impl Shard {
         if hash.as_bytes() != &head[HASHED_BYTES..] {
             return Err(self.bad("the checksum of the header is wrong; the file is damaged".into()));
         }
-        self.sums = table.chunks_exact(SUM_BYTES as usize).map(|s| s.try_into().expect("chunks of it")).collect();
+        self.sums =
+            table.chunks_exact(SUM_BYTES as usize).map(|s| s.try_into().expect("chunks of it")).collect();
         self.counts = Some(Counts { documents: u64_at(64), text_bytes: u64_at(72) });
         self.eod = (u32_at(52) != u32::MAX).then(|| TokenId(u32_at(52)));
         let found: [u8; 32] = head[16..48].try_into().expect("32 bytes");
@@ -213,19 +219,27 @@ impl Shard {
             });
         }
         if u32_at(48) as usize > vocabulary.vocab {
-            return Err(self.bad(format!("a vocabulary of {}, the model has {}", u32_at(48), vocabulary.vocab)));
+            return Err(self.bad(format!(
+                "a vocabulary of {}, the model has {}",
+                u32_at(48),
+                vocabulary.vocab
+            )));
         }
         Ok(())
     }
 
     fn read_llm_c(&mut self, head: &[u8], length: u64) -> Result<()> {
-        let i32_at = |i: usize| head.get(4 * i..4 * i + 4).map(|b| i32::from_le_bytes(b.try_into().expect("four bytes")));
+        let i32_at = |i: usize| {
+            head.get(4 * i..4 * i + 4).map(|b| i32::from_le_bytes(b.try_into().expect("four bytes")))
+        };
         let found = (i32_at(0).unwrap_or(0), i32_at(1).unwrap_or(0));
         self.width = match found {
             LLM_C_U16 => Width::U16,
             LLM_C_U32 => Width::U32,
             (magic, version) if magic == LLM_C_U16.0 || magic == LLM_C_U32.0 => {
-                return Err(self.bad(format!("llm.c version {version}, wanted {} or {}", LLM_C_U16.1, LLM_C_U32.1)));
+                return Err(
+                    self.bad(format!("llm.c version {version}, wanted {} or {}", LLM_C_U16.1, LLM_C_U32.1))
+                );
             }
             _ => {
                 return Err(self.bad(
@@ -239,7 +253,10 @@ impl Shard {
             .map_err(|_| self.bad("a negative number of tokens in the header".into()))?;
         let wanted = LLM_C_HEADER_BYTES + self.tokens * self.width.bytes();
         if wanted != length {
-            return Err(self.bad(format!("{length} bytes, {} tokens need {wanted}; the file is cut off or damaged", self.tokens)));
+            return Err(self.bad(format!(
+                "{length} bytes, {} tokens need {wanted}; the file is cut off or damaged",
+                self.tokens
+            )));
         }
         Ok(())
     }
@@ -308,7 +325,8 @@ impl Shard {
             && blake3::hash(&bytes).as_bytes()[..SUM_BYTES as usize] != sum[..]
         {
             let at = self.start + from;
-            return Err(self.bad(format!("the checksum of {length} bytes from {at} on is wrong; the file is damaged")));
+            return Err(self
+                .bad(format!("the checksum of {length} bytes from {at} on is wrong; the file is damaged")));
         }
         for (i, bytes) in bytes.chunks_exact(width as usize).enumerate() {
             let token = self.width.token(bytes);

@@ -118,7 +118,8 @@ pub fn find(paths: &[PathBuf], options: &ReadOptions) -> Result<Vec<SourceFile>>
             if files.len() == before {
                 return Err(DataError::Input {
                     path: path.clone(),
-                    problem: "no data in this folder, wanted .txt, .jsonl, .parquet, .tok or .bin files".into(),
+                    problem: "no data in this folder, wanted .txt, .jsonl, .parquet, .tok or .bin files"
+                        .into(),
                 });
             }
             continue;

@@ -84,6 +84,8 @@ struct Teller {
     hero: Person,
     friend: Person,
     elder: Person,
+    /// Whether the story has said who the friend is.
+    introduced: bool,
     /// Words that this story has settled on, by slot.
     bound: HashMap<String, String>,
 }
@@ -125,7 +127,7 @@ impl Teller {
         ] {
             bind(slot, word);
         }
-        Teller { dice, hero, friend, elder: Person { she }, bound }
+        Teller { dice, hero, friend, elder: Person { she }, introduced: false, bound }
     }
 
     fn tell(mut self) -> String {
@@ -150,6 +152,7 @@ impl Teller {
 
     fn beat(&mut self, beat: Beat) -> String {
         let way = self.dice.pick(beat);
+        self.introduced |= ["{fkind}", "friend {f}"].iter().any(|told| way.contains(told));
         self.expand(way)
     }
 
@@ -159,7 +162,15 @@ impl Teller {
         while let Some(at) = rest.find('{') {
             out.push_str(&rest[..at]);
             let end = at + rest[at..].find('}').expect("every template closes what it opens");
-            out.push_str(&self.slot(&rest[at + 1..end]));
+            let slot = &rest[at + 1..end];
+            let spoken = out.matches('"').count() % 2 == 1;
+            if slot == "f" && !self.introduced && !spoken {
+                self.introduced = true;
+                let begins = out.is_empty() || out.trim_end().ends_with(['.', '!', '?']);
+                out.push_str(&self.slot(if begins { "His" } else { "his" }));
+                out.push_str(" friend ");
+            }
+            out.push_str(&self.slot(slot));
             rest = &rest[end + 1..];
         }
         out + rest
@@ -169,10 +180,13 @@ impl Teller {
     fn slot(&mut self, slot: &str) -> String {
         let name = slot.to_lowercase();
         let people = [("", self.hero), ("f", self.friend), ("e", self.elder)];
-        let pronoun = people.into_iter().find_map(|(prefix, person)| person.pronoun(name.strip_prefix(prefix)?));
+        let pronoun =
+            people.into_iter().find_map(|(prefix, person)| person.pronoun(name.strip_prefix(prefix)?));
         let words = match pronoun {
             Some(word) => word.to_string(),
-            None if slot == "El" => format!("{} {}", self.hero.pronoun("his").expect("a form"), self.bound["el"]),
+            None if slot == "El" => {
+                format!("{} {}", self.hero.pronoun("his").expect("a form"), self.bound["el"])
+            }
             None => self.word(&name),
         };
         let begins = slot.starts_with(|c: char| c.is_ascii_uppercase());
@@ -212,17 +226,22 @@ impl Teller {
 /// Turns `a` into `an` before a vowel. Templates say `a` throughout.
 fn articles(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
-    let mut rest = text;
-    while let Some(at) = rest.find(" a ").into_iter().chain(rest.starts_with("A ").then_some(0)).min() {
-        let end = at + if rest[at..].starts_with(" a ") { 2 } else { 1 };
-        out.push_str(&rest[..end]);
-        rest = &rest[end..];
-        let next = rest.trim_start();
-        if next.starts_with(['a', 'e', 'i', 'o', 'u']) || next.starts_with("hour") || next.starts_with("honest") {
-            out.push('n');
+    let mut words = text.split_inclusive(' ').peekable();
+    while let Some(word) = words.next() {
+        let article = word.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+        let vowel = |next: &&str| {
+            next.starts_with(['a', 'e', 'i', 'o', 'u'])
+                || next.starts_with("hour")
+                || next.starts_with("honest")
+        };
+        if matches!(article, "a " | "A ") && words.peek().is_some_and(vowel) {
+            out.push_str(word.trim_end());
+            out.push_str("n ");
+        } else {
+            out.push_str(word);
         }
     }
-    out + rest
+    out
 }
 
 #[cfg(test)]

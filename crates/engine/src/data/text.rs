@@ -50,11 +50,7 @@ impl<R: BufRead> TextBlocks<R> {
     }
 
     fn bad(&self, at: usize, problem: &str) -> DataError {
-        DataError::Text {
-            path: self.path.clone(),
-            offset: self.offset + at as u64,
-            problem: problem.into(),
-        }
+        DataError::Text { path: self.path.clone(), offset: self.offset + at as u64, problem: problem.into() }
     }
 
     /// Reads and decodes until `wanted` bytes of text wait or the file ends.
@@ -87,7 +83,10 @@ impl<R: BufRead> TextBlocks<R> {
         let mut done = 0;
         if self.offset == 0 {
             if self.tail.starts_with(b"\xFF\xFE") || self.tail.starts_with(b"\xFE\xFF") {
-                return Err(self.bad(0, "UTF-16 (byte order mark), wanted UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`"));
+                return Err(self.bad(
+                    0,
+                    "UTF-16 (byte order mark), wanted UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`",
+                ));
             }
             if self.tail.starts_with(BOM) {
                 done = BOM.len();
@@ -116,7 +115,9 @@ impl<R: BufRead> TextBlocks<R> {
             if let Some(nul) = nul
                 && !self.options.lossy
             {
-                return Err(self.bad(done + nul, "a NUL byte; this is no text, or replace such bytes with --lossy"));
+                return Err(
+                    self.bad(done + nul, "a NUL byte; this is no text, or replace such bytes with --lossy")
+                );
             }
             let mut lines = text.split("\r\n");
             let first = lines.next().unwrap_or_default();

@@ -197,7 +197,10 @@ mod tests {
         assert_eq!(numbers(&[0x18, 0xFF, 0xFF, 3, 0]), Err("a length past the end"));
         assert_eq!(numbers(&[0x1C; 100]), Err("nested too deep"));
         assert_eq!(numbers(&[0x15]), Err("cut off"));
-        assert_eq!(numbers(&[0x15, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255]), Err("a number of more than 64 bits"));
+        assert_eq!(
+            numbers(&[0x15, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255]),
+            Err("a number of more than 64 bits")
+        );
     }
 
     proptest! {

@@ -15,9 +15,9 @@ pub(super) const OPENING: Beat = &[
     "Once there was a {size} {kind} called {n}.",
     "{n} was a {trait} {kind} who lived {home.in}.",
     "There once was a {trait} {kind} whose name was {n}.",
-    "A {size} {kind} named {n} lived {home.in} with {his} {el}.",
+    "A {size} {kind} named {n} lived with {his} {el} {home.in}.",
     "Long ago, a {trait} {kind} lived {home.in}. {His} name was {n}.",
-    "Everyone {home.in} knew {n}, the {trait} {kind}.",
+    "Everyone who lived {home.in} knew {n}, the {trait} {kind}.",
     "This is the story of {n}, a {size} {kind} who lived {home.in}.",
 ];
 
@@ -29,7 +29,6 @@ pub(super) const DETAIL: Beat = &[
     "Every day, {he} spent hours {hobby}.",
     "{His} favorite food was {meal}, and {he} loved {hobby}.",
     "{He} was good at {hobby}.",
-    "{His} best friend was a {fkind} named {f}.",
 ];
 
 const LOST: Plot = &[
@@ -100,7 +99,7 @@ const GOAL: Plot = &[
         "They walked and walked. But then {obstacle}.",
         "At first the way was easy. Then {obstacle}.",
         "They had not gone far when they had to stop, because {obstacle}.",
-        "The two friends sang as they walked {place.in}. But soon {obstacle}.",
+        "The two of them sang as they walked {place.to}. But soon {obstacle}.",
     ],
     &[
         "\"Oh no,\" said {n}. \"We will never do it.\" {He} sat down and felt {sad}.",
@@ -818,6 +817,6 @@ const QUARREL: Plot = &[
 
 /// All plots.
 pub(super) const PLOTS: &[Plot] = &[
-    LOST, GOAL, SHARE, FEAR, FRIEND, STORM, BUILD, HELP, SURPRISE, HONEST, GROW, SLEEP, RACE, WANDER, SKILL, NOISE,
-    QUARREL,
+    LOST, GOAL, SHARE, FEAR, FRIEND, STORM, BUILD, HELP, SURPRISE, HONEST, GROW, SLEEP, RACE, WANDER, SKILL,
+    NOISE, QUARREL,
 ];

@@ -34,7 +34,12 @@ fn lengths_are_those_of_small_stories() {
     let lengths: Vec<usize> = stories().iter().map(|s| words(s).count()).collect();
     let mean = lengths.iter().sum::<usize>() / lengths.len();
     assert!((90..180).contains(&mean), "{mean}");
-    assert!(lengths.iter().all(|n| (60..=240).contains(n)), "{:?} {:?}", lengths.iter().min(), lengths.iter().max());
+    assert!(
+        lengths.iter().all(|n| (60..=240).contains(n)),
+        "{:?} {:?}",
+        lengths.iter().min(),
+        lengths.iter().max()
+    );
 }
 
 #[test]
@@ -47,13 +52,18 @@ fn vocabulary_is_small_but_not_tiny() {
 #[test]
 fn spelling_is_clean() {
     for story in stories() {
-        for bad in ["  ", " .", " ,", "..", "{", "}", "[", "]", "|", " \n", "\n ", ",\"  ", "the the ", " a the ", " to to "] {
+        for bad in [
+            "  ", " .", " ,", "..", "{", "}", "[", "]", "|", " \n", "\n ", ",\"  ", "the the ", " a the ",
+            " to to ",
+        ] {
             assert!(!story.contains(bad), "{bad:?} in: {story}");
         }
         assert_eq!(story.trim(), story);
         assert!(story.ends_with(['.', '!', '?', '"']), "{story}");
         assert_eq!(story.matches('"').count() % 2, 0, "{story}");
-        for (sentence, next) in story.match_indices(['.', '!', '?']).map(|(at, _)| (&story[..=at], &story[at + 1..])) {
+        for (sentence, next) in
+            story.match_indices(['.', '!', '?']).map(|(at, _)| (&story[..=at], &story[at + 1..]))
+        {
             let begins = next.strip_prefix(' ').or(next.strip_prefix("\n\n"));
             let lower = begins.is_some_and(|n| n.starts_with(|c: char| c.is_ascii_lowercase()));
             assert!(!lower, "no capital behind: {sentence}");
@@ -88,7 +98,8 @@ fn pronouns_agree_with_the_cast() {
         }
         checked[usize::from(she)] += 1;
         let story = teller.tell();
-        let wrong: &[&str] = if she { &["he", "him", "his", "himself"] } else { &["she", "her", "hers", "herself"] };
+        let wrong: &[&str] =
+            if she { &["he", "him", "his", "himself"] } else { &["she", "her", "hers", "herself"] };
         let found = words(&story).find(|w| wrong.contains(&w.to_lowercase().as_str()));
         assert_eq!(found, None, "in: {story}");
     }
@@ -97,7 +108,9 @@ fn pronouns_agree_with_the_cast() {
 
 #[test]
 fn every_way_of_every_beat_can_be_told() {
-    for (i, way) in PLOTS.iter().flat_map(|p| p.iter()).chain([&OPENING, &DETAIL]).flat_map(|b| b.iter()).enumerate() {
+    for (i, way) in
+        PLOTS.iter().flat_map(|p| p.iter()).chain([&OPENING, &DETAIL]).flat_map(|b| b.iter()).enumerate()
+    {
         let text = Teller::new(9, i as u64).expand(way);
         assert!(!text.contains(['{', '}', '[', ']', '|']), "{way} became {text}");
     }
