@@ -14,7 +14,6 @@
 //!
 //! One process writes: hold a [`crate::RunLock`].
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -25,7 +24,8 @@ use serde::de::DeserializeOwned;
 
 use crate::hf::{self, Export, Reader};
 use crate::safetensors::{self, Entry, Float, TensorFile};
-use crate::{BoxError, FileError, ModelConfig, ParamId, Params, Slot, durable};
+use crate::source::{Keyed, Source};
+use crate::{FileError, ModelConfig, ParamId, Params, Slot, durable};
 
 mod manifest;
 
@@ -175,10 +175,10 @@ impl Checkpoints {
 
     /// Writes a checkpoint. `source` is asked for every weight in the order of the table and then for each
     /// of `moments`. On failure the checkpoints before it are as they were.
-    pub fn save<'a, T: Serialize>(
+    pub fn save<T: Serialize>(
         &self,
         snapshot: &Snapshot<T>,
-        source: &mut dyn FnMut(ParamId, Slot) -> Result<Cow<'a, [f32]>, BoxError>,
+        source: &mut dyn Source<(ParamId, Slot)>,
     ) -> Result<Saved, FileError> {
         let temporary =
             self.dir.join(format!("{TEMPORARY}{}-{}", step_name(snapshot.step), std::process::id()));
@@ -197,11 +197,11 @@ impl Checkpoints {
         }
     }
 
-    fn write<'a, T: Serialize>(
+    fn write<T: Serialize>(
         &self,
         dir: &Path,
         snapshot: &Snapshot<T>,
-        source: &mut dyn FnMut(ParamId, Slot) -> Result<Cow<'a, [f32]>, BoxError>,
+        source: &mut dyn Source<(ParamId, Slot)>,
     ) -> Result<u64, FileError> {
         let export = Export { float: Float::F32, ..snapshot.export.clone() };
         let params = Params::new(snapshot.config);
@@ -229,13 +229,10 @@ impl Checkpoints {
         }
 
         durable::create_dir(dir)?;
-        let mut files = hf::save_into(dir, snapshot.config, &export, &mut |id| source(id, Slot::Weight))?;
+        let mut files = hf::save_into(dir, snapshot.config, &export, &mut Keyed { source, key: |id| (id, Slot::Weight) })?;
         durable::create_dir(&dir.join(TRAINING))?;
         let mut optimizer = durable::HashedFile::create(&dir.join(OPTIMIZER))?;
-        safetensors::write_to(&mut optimizer, &metadata, &moments, &mut |i| {
-            let (id, slot) = snapshot.moments[i];
-            source(id, slot)
-        })?;
+        safetensors::write_to(&mut optimizer, &metadata, &moments, &mut Keyed { source, key: |i: usize| snapshot.moments[i] })?;
         files.push(optimizer.finish(OPTIMIZER)?);
         files.push(durable::write(dir, STATE, &state)?);
         durable::sync_dir(&dir.join(TRAINING))?;
@@ -376,7 +373,7 @@ fn verify(dir: &Path, step: u64) -> Result<Manifest, FileError> {
         let reason = format!("{} says step {}", manifest::NAME, manifest.step);
         return Err(FileError::Damaged { dir: dir.to_owned(), reason });
     }
-    manifest.verify(dir)?;
+    manifest.verify(dir, &[hf::CONFIG, OPTIMIZER, STATE])?;
     Ok(manifest)
 }
 

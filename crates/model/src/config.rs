@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// The options `qk_norm` and `qkv_bias` give the Qwen3 and the Qwen2 block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Channels of the residual stream.
     pub dim: usize,
@@ -32,10 +32,8 @@ pub struct ModelConfig {
     /// Whether the output head is the embedding matrix.
     pub tied: bool,
     /// RMS norm over each head of queries and keys, before the rotation (Qwen3).
-    #[serde(default)]
     pub qk_norm: bool,
     /// Biases on the query, key and value projections (Qwen2).
-    #[serde(default)]
     pub qkv_bias: bool,
 }
 
@@ -63,6 +61,27 @@ pub struct Llama3Scaling {
     pub high_freq_factor: f64,
     /// Sequence length of the first training.
     pub original_max_seq: usize,
+}
+
+impl Default for ModelConfig {
+    /// About 3M parameters: the shape that a run has when nothing else is said.
+    fn default() -> Self {
+        Self {
+            dim: 192,
+            hidden: 512,
+            layers: 6,
+            heads: 6,
+            kv_heads: 3,
+            head_dim: 32,
+            vocab: 2048,
+            max_seq: 256,
+            norm_eps: 1e-5,
+            rope: Rope { theta: 10_000.0, scaling: None },
+            tied: true,
+            qk_norm: false,
+            qkv_bias: false,
+        }
+    }
 }
 
 impl Rope {

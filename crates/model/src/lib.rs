@@ -13,6 +13,7 @@ mod init;
 mod params;
 mod run_lock;
 pub mod safetensors;
+mod source;
 mod tokenizer;
 mod weights;
 
@@ -21,6 +22,7 @@ pub use durable::Written;
 pub use error::{BoxError, FileError};
 pub use params::{Group, Param, ParamId, Params, Role, Slot};
 pub use run_lock::RunLock;
+pub use source::{FromFn, Source, from_fn};
 pub use tokenizer::{
     END_OF_TEXT, Encoder, IM_END, IM_START, SplitPattern, StreamDecoder, Tokenizer, TokenizerError, cut,
 };

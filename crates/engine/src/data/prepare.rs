@@ -559,13 +559,15 @@ fn write_description(folder: &Path, info: &DatasetInfo) -> Result<()> {
     write().map_err(DataError::write(&path))
 }
 
-/// Removes token files of earlier preparations. What cannot be removed only takes up space.
+/// Removes the files of earlier preparations, finished or not. What cannot be removed only takes up
+/// space.
 fn remove_others(folder: &Path, info: &DatasetInfo) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let ours = (name.starts_with("train-") || name.starts_with("val-")) && name.ends_with(".tok");
-        if ours && !info.train.files.contains(&name) && !info.val.files.contains(&name) {
+        let part = (name.starts_with("train-") || name.starts_with("val-")) && name.contains(".tok");
+        let description = name.starts_with(DESCRIPTION) && name != DESCRIPTION;
+        if (part || description) && !info.train.files.contains(&name) && !info.val.files.contains(&name) {
             let _ = fs::remove_file(entry.path());
         }
     }

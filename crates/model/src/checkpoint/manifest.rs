@@ -81,8 +81,11 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Compares every file with its size, and then with its hash.
-    pub fn verify(&self, dir: &Path) -> Result<(), FileError> {
+    /// Compares every file with its size, and then with its hash. `needed` must be among them.
+    pub(super) fn verify(&self, dir: &Path, needed: &[&str]) -> Result<(), FileError> {
+        if let Some(name) = needed.iter().find(|name| !self.files.contains_key(**name)) {
+            return Err(damaged(dir, format!("{NAME} does not list {name}")));
+        }
         for (name, wanted) in &self.files {
             let found = std::fs::metadata(dir.join(name));
             match found {

@@ -1,22 +1,22 @@
 //! Writing a directory, one parameter at a time.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use super::{CONFIG, Export, GENERATION_CONFIG, config_json, index};
 use crate::safetensors::{Entry, header_bytes, write_to};
-use crate::{BoxError, FileError, ModelConfig, ParamId, Params, Written, durable};
+use crate::source::{Keyed, Source};
+use crate::{FileError, ModelConfig, ParamId, Params, Written, durable};
 
 /// Writes a directory that transformers, mlx-lm and llama.cpp's converter load. `dir` is created; if it is
 /// there it must be empty, because a stale shard would be taken for a part of the model. `source` is
 /// asked for each parameter once, in the order of the table.
-pub fn save<'a>(
+pub fn save(
     dir: &Path,
     config: &ModelConfig,
     export: &Export,
-    source: &mut dyn FnMut(ParamId) -> Result<Cow<'a, [f32]>, BoxError>,
+    source: &mut dyn Source<ParamId>,
 ) -> Result<Vec<Written>, FileError> {
     durable::ensure_dir(dir)?;
     let mut entries = fs::read_dir(dir).map_err(FileError::io("read", dir))?;
@@ -30,11 +30,11 @@ pub fn save<'a>(
 }
 
 /// As [`save`], into a directory that is there and stays to be synced.
-pub(crate) fn save_into<'a>(
+pub(crate) fn save_into(
     dir: &Path,
     config: &ModelConfig,
     export: &Export,
-    source: &mut dyn FnMut(ParamId) -> Result<Cow<'a, [f32]>, BoxError>,
+    source: &mut dyn Source<ParamId>,
 ) -> Result<Vec<Written>, FileError> {
     let config_text = config_json::config_text(&dir.join(CONFIG), config, export)?;
     for (name, _) in &export.files {
@@ -54,8 +54,9 @@ pub(crate) fn save_into<'a>(
     for (i, entries) in shards.iter().enumerate() {
         let name = index::shard_name(i, shards.len());
         let mut file = durable::HashedFile::create(&dir.join(&name))?;
-        write_to(&mut file, &metadata(), entries, &mut |_| {
-            source(ids.next().expect("the shards hold each parameter once"))
+        write_to(&mut file, &metadata(), entries, &mut Keyed {
+            source,
+            key: |_| ids.next().expect("the shards hold each parameter once"),
         })?;
         written.push(file.finish(&name)?);
     }

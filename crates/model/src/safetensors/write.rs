@@ -1,12 +1,12 @@
 //! Writing: the header first, from the shapes alone, then one tensor at a time.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Float;
 use crate::durable::HashedFile;
-use crate::{BoxError, FileError, Written};
+use crate::source::Source;
+use crate::{FileError, Written};
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,13 +31,13 @@ impl Entry {
     }
 }
 
-/// Writes a new file at `path` and syncs it. `source(i)` gives the numbers of `entries[i]`, each once and in
+/// Writes a new file at `path` and syncs it. `source` gives, asked for `i`, the numbers of `entries[i]`, each once and in
 /// order, so that no second copy of a model is ever held.
-pub fn write<'a>(
+pub fn write(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     entries: &[Entry],
-    source: &mut dyn FnMut(usize) -> Result<Cow<'a, [f32]>, BoxError>,
+    source: &mut dyn Source<usize>,
 ) -> Result<Written, FileError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut file = HashedFile::create(path)?;
@@ -45,16 +45,16 @@ pub fn write<'a>(
     file.finish(&name)
 }
 
-pub(crate) fn write_to<'a>(
+pub(crate) fn write_to(
     file: &mut HashedFile,
     metadata: &BTreeMap<String, String>,
     entries: &[Entry],
-    source: &mut dyn FnMut(usize) -> Result<Cow<'a, [f32]>, BoxError>,
+    source: &mut dyn Source<usize>,
 ) -> Result<(), FileError> {
     file.write(&header_bytes(metadata, entries))?;
     let mut bytes = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
-        let values = source(i).map_err(|source| FileError::Source {
+        let values = source.read(i).map_err(|source| FileError::Source {
             path: file.path().to_owned(),
             tensor: entry.name.clone(),
             source,

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 pub(super) const PIECE_BYTES: usize = 64 << 10;
 
 /// How text is cut into words. Sources: the published `tokenizer.json` of GPT-2, Llama 3 and Qwen2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SplitPattern {
     /// GPT-2: letters, digits, or other signs, each run with one leading space.
     Gpt2,

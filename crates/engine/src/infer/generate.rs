@@ -1,0 +1,143 @@
+//! Continues a prompt, token by token.
+
+use std::time::{Duration, Instant};
+
+use backend::{Error, Feed, Result, SeqId};
+use model::{TokenId, Tokenizer};
+
+use super::{Infer, Sampler, Sampling};
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it.
+    Eos,
+    /// A stop text came.
+    Stop,
+    /// As long as asked for, or as the model's positions allow.
+    Length,
+    /// The caller wanted no more.
+    Cancelled,
+}
+
+/// A finished text.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// Every token drawn.
+    pub tokens: Vec<TokenId>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Time to read the prompt.
+    pub prefill: Duration,
+    /// Time to write the tokens.
+    pub decode: Duration,
+}
+
+/// Continues `prompt`, which holds at least one token, and hands each piece of text to `emit` as
+/// soon as it is certain to be part of it; `emit` returns whether to go on.
+pub fn generate(
+    infer: &mut dyn Infer,
+    tokenizer: &Tokenizer,
+    prompt: &[TokenId],
+    sampling: &Sampling,
+    emit: &mut dyn FnMut(&str) -> bool,
+) -> Result<Generated> {
+    let seq = SeqId(0);
+    let begin = Instant::now();
+    let (kv, mut logits) = infer.prefill(prompt)?;
+    infer.seed(seq, &kv)?;
+    let prefill = begin.elapsed();
+    let begin = Instant::now();
+    let mut sampler = Sampler::new(sampling, prompt);
+    let mut text = StopFilter::new(&sampling.stop);
+    let mut decoder = tokenizer.stream();
+    let mut tokens = Vec::new();
+    let mut finish = Finish::Length;
+    while tokens.len() < sampling.max_tokens {
+        let not_a_number = || Error::Device { device: "the model", source: "every logit is NaN".into() };
+        let token = sampler.draw(logits.last()).ok_or_else(not_a_number)?;
+        tokens.push(token);
+        if Some(token) == tokenizer.eos() && !sampling.ignore_eos {
+            finish = Finish::Eos;
+            break;
+        }
+        let (piece, stopped) = text.push(&decoder.push(token));
+        if !piece.is_empty() && !emit(&piece) {
+            finish = Finish::Cancelled;
+            break;
+        }
+        if stopped {
+            finish = Finish::Stop;
+            break;
+        }
+        if tokens.len() == sampling.max_tokens {
+            break;
+        }
+        logits = match infer.extend(&[Feed { seq, tokens: &[token] }]) {
+            Ok(logits) => logits,
+            Err(Error::SequenceTooLong { .. }) => break,
+            Err(error) => return Err(error),
+        };
+    }
+    if !matches!(finish, Finish::Stop | Finish::Cancelled) {
+        let (piece, stopped) = text.push(&decoder.finish());
+        let rest = if stopped { piece } else { piece + &text.finish() };
+        if stopped {
+            finish = Finish::Stop;
+        }
+        if !rest.is_empty() {
+            emit(&rest);
+        }
+    }
+    infer.release(seq);
+    Ok(Generated { tokens, finish, prefill, decode: begin.elapsed() })
+}
+
+/// Holds text back while it could be the beginning of a stop text.
+struct StopFilter<'a> {
+    stop: &'a [String],
+    held: String,
+}
+
+impl<'a> StopFilter<'a> {
+    fn new(stop: &'a [String]) -> Self {
+        Self { stop, held: String::new() }
+    }
+
+    /// The text that is certain now, and whether a stop text followed it.
+    fn push(&mut self, piece: &str) -> (String, bool) {
+        self.held.push_str(piece);
+        let stops = || self.stop.iter().filter(|s| !s.is_empty());
+        if let Some(at) = stops().filter_map(|s| self.held.find(s.as_str())).min() {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let pending = (0..self.held.len())
+            .filter(|&at| self.held.is_char_boundary(at))
+            .find(|&at| stops().any(|s| s.starts_with(&self.held[at..])));
+        let rest = self.held.split_off(pending.unwrap_or(self.held.len()));
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_back_what_may_become_a_stop_text() {
+        let stop = ["END".to_owned(), "né".to_owned()];
+        let mut filter = StopFilter::new(&stop);
+        assert_eq!(filter.push("abc E"), ("abc ".into(), false));
+        assert_eq!(filter.push("Nx"), ("ENx".into(), false));
+        assert_eq!(filter.push("yn"), ("y".into(), false));
+        assert_eq!(filter.push("é gone"), (String::new(), true));
+        let mut filter = StopFilter::new(&stop);
+        assert_eq!(filter.push("a EN"), ("a ".into(), false));
+        assert_eq!(filter.finish(), "EN");
+    }
+}
