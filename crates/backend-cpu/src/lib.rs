@@ -1,1 +1,28 @@
-//! backend-cpu
+//! Training and decoding on any CPU, in f32.
+//!
+//! [`Cpu`] trains, [`CpuInfer`] writes. Both run on a fixed number of threads that the caller
+//! chooses, and their results do not depend on that number: work is cut into tiles by the shapes
+//! alone, and sums over tiles are taken in order.
+//!
+//! Activations are `[tokens, channels]`, row-major. Vector code is chosen at run time, see [`Isa`].
+
+mod exec;
+mod gemm;
+mod infer;
+mod isa;
+pub mod kernels;
+mod memory;
+mod params;
+mod plan;
+mod pool;
+pub mod probe;
+mod train;
+
+pub use exec::Exec;
+pub use gemm::{Gemm, Into, Mat, MatMut};
+pub use infer::CpuInfer;
+pub use isa::Isa;
+pub use memory::{Buffer, CpuError};
+pub use plan::Plan;
+pub use pool::{Pool, Rows, RowsMut, Split};
+pub use train::{Act, Cpu};

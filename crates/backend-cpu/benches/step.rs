@@ -1,0 +1,109 @@
+//! The whole training step of a model, in ms per phase, beside the peaks of this machine.
+//!
+//! `cargo bench -p backend-cpu --bench step -- --batch 4 --threads 2`
+
+use std::time::{Duration, Instant};
+
+use backend::{AdamW, Rule, Rules, Tokens, Train, Update};
+use backend_cpu::{Cpu, Plan, probe};
+use model::{ModelConfig, Rope, Slot, TokenId, Weights};
+
+/// `--name value` of the command line.
+fn option(name: &str, default: usize) -> usize {
+    let mut args = std::env::args().skip_while(|a| a != name);
+    match args.nth(1) {
+        None => default,
+        Some(value) => value.parse().unwrap_or_else(|_| panic!("{name} wants a number, got `{value}`")),
+    }
+}
+
+fn main() {
+    let threads = option("--threads", 2);
+    let (batch, seq, repeats) = (option("--batch", 1), option("--seq", 256), option("--steps", 5));
+    let config = ModelConfig {
+        dim: option("--dim", 768),
+        hidden: option("--hidden", 2048),
+        layers: option("--layers", 12),
+        heads: option("--heads", 12),
+        kv_heads: option("--kv-heads", 12),
+        head_dim: option("--head-dim", 64),
+        vocab: option("--vocab", 32_000),
+        max_seq: seq,
+        norm_eps: 1e-5,
+        rope: Rope { theta: 10_000.0, scaling: None },
+        tied: true,
+        qk_norm: false,
+        qkv_bias: false,
+    };
+    let tokens = batch * seq;
+    let plan = Plan::new(tokens).with_threads(threads).with_recompute(option("--recompute", 0) != 0);
+    let mut cpu = Cpu::new(&config, plan).expect("the model fits");
+    let weights = Weights::init(&config, 1);
+    for p in weights.params() {
+        cpu.write(p.id, Slot::Weight, weights.get(p.id)).expect("weights are written");
+    }
+    drop(weights);
+
+    let ids: Vec<_> = (0..tokens).map(|i| TokenId((i * 7919 % config.vocab) as u32)).collect();
+    let targets: Vec<_> = (0..tokens).map(|i| TokenId((i * 104_729 % config.vocab) as u32)).collect();
+    let rule = Rule::AdamW(AdamW { lr: 3e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 });
+    let rules = Rules { embedding: rule, head: rule, matrix: rule, gain: rule, bias: rule };
+
+    let names = ["forward", "head", "backward", "embed backward", "update"];
+    let mut phases: [Vec<Duration>; 5] = Default::default();
+    let mut totals = Vec::new();
+    for step in 0..=repeats as u64 {
+        let start = Instant::now();
+        let mut at = start;
+        let mut times = Vec::new();
+        let mut lap = || {
+            times.push(at.elapsed());
+            at = Instant::now();
+        };
+        let mut x = cpu.embed(Tokens { ids: &ids, seq }).expect("embed runs");
+        for layer in 0..config.layers {
+            x = cpu.attention(layer, x).expect("attention runs");
+            x = cpu.ffn(layer, x).expect("ffn runs");
+        }
+        lap();
+        let (loss, mut dx) = cpu.loss_backward(x, &targets).expect("loss runs");
+        lap();
+        for layer in (0..config.layers).rev() {
+            dx = cpu.ffn_backward(layer, dx).expect("ffn runs back");
+            dx = cpu.attention_backward(layer, dx).expect("attention runs back");
+        }
+        lap();
+        cpu.embed_backward(dx).expect("embed runs back");
+        lap();
+        let update = Update { step: step + 1, grad_scale: 1.0, clip: Some(1.0), rules: rules.clone() };
+        cpu.update(&update).expect("update runs");
+        lap();
+        // The first step touches memory for the first time.
+        if step > 0 {
+            totals.push(start.elapsed());
+            phases.iter_mut().zip(times).for_each(|(phase, time)| phase.push(time));
+        } else {
+            println!("loss {loss:.4}, {:.1} MB", cpu.bytes() as f64 / 1e6);
+        }
+    }
+
+    let ms = median(&mut totals);
+    let gflop = config.train_flops_per_token(seq) * tokens as f64 / 1e9;
+    let peak = probe::peak_gflops(threads).expect("threads start");
+    for (name, times) in names.iter().zip(&mut phases) {
+        println!("{name:<16}{:8.1} ms", median(times));
+    }
+    let (least, most) = (totals[0].as_secs_f64() * 1e3, totals[totals.len() - 1].as_secs_f64() * 1e3);
+    println!(
+        "step {ms:.1} ms [{least:.1}..{most:.1}], {:.0} tok/s, {:.0} GFLOP/s = {:.0} % of {peak:.0}",
+        tokens as f64 / ms * 1e3,
+        gflop / ms * 1e3,
+        gflop / ms * 1e3 / peak * 100.0,
+    );
+}
+
+/// In ms; sorts.
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1e3
+}

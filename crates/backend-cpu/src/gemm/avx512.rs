@@ -1,0 +1,410 @@
+//! Our own kernel on packed operands.
+//!
+//! `a` is cut into panels of [`MR`] rows, stored `[k][MR]`; `b` into panels of up to [`NR`] columns,
+//! stored `[k][columns]`, columns padded with zeros to whole vectors. The kernel keeps an `MR × NR`
+//! tile of `c` in 24 registers, and per step of `k` loads 3 vectors of `b` and broadcasts 8 numbers
+//! of `a` for 24 fused multiply-adds. A panel of `b` stays in the second-level cache while all
+//! panels of `a` pass by. Packing absorbs transposes. Structure: Goto & van de Geijn 2008,
+//! doi:10.1145/1356052.1356053.
+//!
+//! Each number of `c` is a sum over `k` in order, in blocks of at most [`KC`], whatever its place
+//! in a tile.
+
+use std::arch::x86_64::*;
+
+use super::{Into, Mat, Target};
+use crate::isa::Level;
+use crate::{Buffer, CpuError, Isa};
+
+/// Rows of a panel of `a`.
+const MR: usize = 8;
+/// Numbers of a vector.
+const V: usize = 16;
+/// Columns of a panel of `b`.
+const NR: usize = 3 * V;
+/// Deepest block: a panel of `b` of this depth is 147 KB.
+const KC: usize = 768;
+/// Most rows of `a` packed at once: 12.6 MB at full depth.
+const MB: usize = 4096;
+/// Most columns of `b` packed at once: 14 MB at full depth.
+const NB: usize = 96 * NR;
+/// Rows of `a` and panels of `b` of one task of the product, and of one task of packing.
+const TASK_ROWS: usize = 128;
+const TASK_PANELS: usize = 4;
+const PACK_ROWS: usize = 64;
+
+/// Memory for packed operands.
+pub(super) struct Packs {
+    isa: Isa,
+    a: Buffer,
+    b: Buffer,
+}
+
+impl Packs {
+    pub(super) fn new(isa: Isa) -> Result<Self, CpuError> {
+        let needed = isa.level() == Level::Avx512;
+        let len = |n| if needed { n * KC } else { 0 };
+        let a = Buffer::zeros("packed matrices", len(MB))?;
+        Ok(Self { isa, a, b: Buffer::zeros("packed matrices", len(NB))? })
+    }
+
+    pub(super) fn matmul(
+        &mut self,
+        run: impl Fn(usize, &(dyn Fn(usize) + Sync)),
+        alpha: f32,
+        a: Mat<'_>,
+        b: Mat<'_>,
+        into: Into,
+        c: Target,
+    ) {
+        assert!(self.isa.level() == Level::Avx512);
+        let pack_a = Target { data: self.a.as_mut_ptr(), row_stride: 0 };
+        let pack_b = Target { data: self.b.as_mut_ptr(), row_stride: 0 };
+        for (j0, cols) in blocks(b.cols, NB, NR) {
+            for (p0, depth) in blocks(a.cols, KC, 1) {
+                let into = if p0 == 0 { into } else { Into::Add };
+                let b = b.part(p0, depth, j0, cols);
+                for (i0, rows) in blocks(a.rows, MB, PACK_ROWS) {
+                    let a = a.part(i0, rows, p0, depth);
+                    let a_tasks = rows.div_ceil(PACK_ROWS);
+                    let b_tasks = if i0 == 0 { cols.div_ceil(NR) } else { 0 };
+                    run(a_tasks + b_tasks, &|task| {
+                        // SAFETY: the instructions are there (asserted above). Tasks write
+                        // different panels: blocks are at most MB rows, NB columns and KC deep,
+                        // and MB and NB are multiples of the panels, so all fit their memory.
+                        unsafe {
+                            if task < a_tasks {
+                                let row = task * PACK_ROWS;
+                                let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
+                                pack_rows(part, pack_a.at(0, row * depth).data);
+                            } else {
+                                let col = (task - a_tasks) * NR;
+                                let part = b.part(0, depth, col, NR.min(cols - col));
+                                pack_columns(part, pack_b.at(0, col * depth).data);
+                            }
+                        }
+                    });
+                    let across = cols.div_ceil(TASK_PANELS * NR);
+                    run(rows.div_ceil(TASK_ROWS) * across, &|task| {
+                        let (i, j) = (task / across * TASK_ROWS, task % across * TASK_PANELS * NR);
+                        // SAFETY: the instructions are there; the operands were packed above; this
+                        // task alone writes this part of `c`.
+                        unsafe {
+                            panels(
+                                TASK_ROWS.min(rows - i),
+                                (TASK_PANELS * NR).min(cols - j),
+                                depth,
+                                pack_a.at(0, i * depth).data,
+                                pack_b.at(0, j * depth).data,
+                                c.at(i0 + i, j0 + j),
+                                alpha,
+                                into,
+                            );
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// One small product on this thread.
+///
+/// # Safety
+///
+/// `c` is writable for `a.rows` rows of `b.cols` numbers and nobody else uses it.
+pub(super) unsafe fn small(
+    isa: Isa,
+    alpha: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    into: Into,
+    c: Target,
+    scratch: &mut [f32],
+) {
+    assert!(isa.level() == Level::Avx512);
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    let (pack_a, pack_b) = scratch.split_at_mut(m.next_multiple_of(MR) * k);
+    assert!(pack_b.len() >= n.next_multiple_of(V) * k, "scratch for a small product");
+    // SAFETY: the instructions are there, the packed operands fit, and `c` is the caller's.
+    unsafe {
+        pack_rows(a, pack_a.as_mut_ptr());
+        for j in (0..n).step_by(NR) {
+            pack_columns(b.part(0, k, j, NR.min(n - j)), pack_b[j * k..].as_mut_ptr());
+        }
+        panels(m, n, k, pack_a.as_ptr(), pack_b.as_ptr(), c, alpha, into);
+    }
+}
+
+/// Cuts `total` into pieces `(start, len)` of nearly equal length: at most `most`, multiples of
+/// `unit` but for the last.
+fn blocks(total: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = total.div_ceil(most);
+    let len = total.div_ceil(count).next_multiple_of(unit);
+    (0..total).step_by(len).map(move |start| (start, len.min(total - start)))
+}
+
+/// The product of packed operands: `a` from a panel border on, `b` from a panel border on.
+///
+/// # Safety
+///
+/// AVX-512 F is there; `a` and `b` hold the packed panels of this shape; `c` is writable for
+/// `rows` rows of `cols` numbers and nobody else uses it.
+#[allow(clippy::too_many_arguments)]
+#[target_feature(enable = "avx512f")]
+unsafe fn panels(
+    rows: usize,
+    cols: usize,
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    c: Target,
+    alpha: f32,
+    into: Into,
+) {
+    for j in (0..cols).step_by(NR) {
+        let width = NR.min(cols - j);
+        let mask = u16::MAX >> (width.next_multiple_of(V) - width);
+        for i in (0..rows).step_by(MR) {
+            // SAFETY: inside the packed operands and `c`, as the caller promised.
+            unsafe {
+                let (a, b, c) = (a.add(i * depth), b.add(j * depth), c.at(i, j));
+                let tile = match width.div_ceil(V) {
+                    1 => tile_rows::<1>,
+                    2 => tile_rows::<2>,
+                    _ => tile_rows::<3>,
+                };
+                tile(MR.min(rows - i), depth, a, b, c, mask, alpha, into);
+            }
+        }
+    }
+}
+
+/// [`tile`] for a number of rows known at run time.
+///
+/// # Safety
+///
+/// As for [`tile`].
+#[allow(clippy::too_many_arguments)]
+#[target_feature(enable = "avx512f")]
+unsafe fn tile_rows<const VECTORS: usize>(
+    rows: usize,
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    c: Target,
+    mask: u16,
+    alpha: f32,
+    into: Into,
+) {
+    // SAFETY: the caller's promises are passed on.
+    unsafe {
+        match rows {
+            1 => tile::<1, VECTORS>(depth, a, b, c, mask, alpha, into),
+            2 => tile::<2, VECTORS>(depth, a, b, c, mask, alpha, into),
+            3 => tile::<3, VECTORS>(depth, a, b, c, mask, alpha, into),
+            4 => tile::<4, VECTORS>(depth, a, b, c, mask, alpha, into),
+            5 => tile::<5, VECTORS>(depth, a, b, c, mask, alpha, into),
+            6 => tile::<6, VECTORS>(depth, a, b, c, mask, alpha, into),
+            7 => tile::<7, VECTORS>(depth, a, b, c, mask, alpha, into),
+            _ => tile::<8, VECTORS>(depth, a, b, c, mask, alpha, into),
+        }
+    }
+}
+
+/// `ROWS` rows and `VECTORS` vectors of `c`; `mask` says which numbers of the last vector count.
+///
+/// # Safety
+///
+/// AVX-512 F is there; `a` holds `depth · MR` numbers, `b` `depth · VECTORS · V`; `c` is writable
+/// for `ROWS` rows of the columns that count, and nobody else uses them.
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
+    depth: usize,
+    mut a: *const f32,
+    mut b: *const f32,
+    c: Target,
+    mask: u16,
+    alpha: f32,
+    into: Into,
+) {
+    // SAFETY: every access is inside what the caller promised; prefetches may be anywhere.
+    unsafe {
+        for i in 0..ROWS {
+            let row = c.data.wrapping_add(i * c.row_stride);
+            for v in 0..VECTORS {
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(v * V).cast());
+            }
+        }
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+        for _ in 0..depth {
+            let mut columns = [_mm512_setzero_ps(); VECTORS];
+            for v in 0..VECTORS {
+                columns[v] = _mm512_loadu_ps(b.add(v * V));
+            }
+            for i in 0..ROWS {
+                let x = _mm512_set1_ps(*a.add(i));
+                for v in 0..VECTORS {
+                    sums[i][v] = _mm512_fmadd_ps(x, columns[v], sums[i][v]);
+                }
+            }
+            a = a.add(MR);
+            b = b.add(VECTORS * V);
+        }
+        let alpha = _mm512_set1_ps(alpha);
+        for i in 0..ROWS {
+            let row = c.data.add(i * c.row_stride);
+            for v in 0..VECTORS {
+                let mask = if v + 1 == VECTORS { mask } else { u16::MAX };
+                let at = row.add(v * V);
+                let value = match into {
+                    Into::Set => _mm512_mul_ps(alpha, sums[i][v]),
+                    Into::Add => _mm512_fmadd_ps(alpha, sums[i][v], _mm512_maskz_loadu_ps(mask, at)),
+                };
+                _mm512_mask_storeu_ps(at, mask, value);
+            }
+        }
+    }
+}
+
+/// Packs rows into panels `[depth][MR]`, one after the other.
+///
+/// # Safety
+///
+/// AVX-512 F is there; `to` is writable for `a.rows` rounded up to [`MR`], times `a.cols`.
+#[target_feature(enable = "avx512f")]
+unsafe fn pack_rows(a: Mat<'_>, to: *mut f32) {
+    let (rows, depth) = (a.rows, a.cols);
+    // SAFETY: reads are inside the matrix by the loop bounds; writes as the caller promised.
+    unsafe {
+        if a.row_stride == 1 {
+            // Step by step of `k`, so that whole lines are read.
+            for p in 0..depth {
+                let from = a.data.as_ptr().add(p * a.col_stride);
+                for i in (0..rows).step_by(MR) {
+                    let mask = u8::MAX >> (MR - MR.min(rows - i));
+                    let x = _mm512_maskz_loadu_ps(mask.into(), from.add(i));
+                    _mm256_storeu_ps(to.add(i * depth + p * MR), _mm512_castps512_ps256(x));
+                }
+            }
+            return;
+        }
+        for i in (0..rows).step_by(2 * MR) {
+            let count = (2 * MR).min(rows - i);
+            let mut p = 0;
+            if a.col_stride == 1 {
+                while p + V <= depth {
+                    let from = a.data.as_ptr().add(i * a.row_stride + p);
+                    let columns = transpose(from, a.row_stride, count);
+                    for (q, x) in columns.into_iter().enumerate() {
+                        let at = to.add(i * depth + (p + q) * MR);
+                        _mm256_storeu_ps(at, _mm512_castps512_ps256(x));
+                        if count > MR {
+                            let high = _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(
+                                _mm512_castps_pd(x),
+                            )));
+                            _mm256_storeu_ps(at.add(MR * depth), _mm512_castps512_ps256(high));
+                        }
+                    }
+                    p += V;
+                }
+            }
+            for p in p..depth {
+                for r in 0..count.next_multiple_of(MR) {
+                    let at = to.add((i + r / MR * MR) * depth + p * MR + r % MR);
+                    *at = if r < count {
+                        *a.data.as_ptr().add((i + r) * a.row_stride + p * a.col_stride)
+                    } else {
+                        0.0
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Packs at most [`NR`] columns into one panel `[depth][columns rounded up to V]`.
+///
+/// # Safety
+///
+/// AVX-512 F is there; `to` is writable for that many numbers.
+#[target_feature(enable = "avx512f")]
+unsafe fn pack_columns(b: Mat<'_>, to: *mut f32) {
+    let (depth, cols) = (b.rows, b.cols);
+    let width = cols.next_multiple_of(V);
+    // SAFETY: reads are inside the matrix by the loop bounds and masks; writes as promised.
+    unsafe {
+        if b.col_stride == 1 {
+            for p in 0..depth {
+                let from = b.data.as_ptr().add(p * b.row_stride);
+                for j in (0..cols).step_by(V) {
+                    let mask = u16::MAX >> (V - V.min(cols - j));
+                    _mm512_storeu_ps(to.add(p * width + j), _mm512_maskz_loadu_ps(mask, from.add(j)));
+                }
+            }
+            return;
+        }
+        for j in (0..cols).step_by(V) {
+            let count = V.min(cols - j);
+            let mut p = 0;
+            if b.row_stride == 1 {
+                while p + V <= depth {
+                    let from = b.data.as_ptr().add(j * b.col_stride + p);
+                    for (q, x) in transpose(from, b.col_stride, count).into_iter().enumerate() {
+                        _mm512_storeu_ps(to.add((p + q) * width + j), x);
+                    }
+                    p += V;
+                }
+            }
+            for p in p..depth {
+                for c in 0..V {
+                    *to.add(p * width + j + c) = if c < count {
+                        *b.data.as_ptr().add(p * b.row_stride + (j + c) * b.col_stride)
+                    } else {
+                        0.0
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// `V` columns of `V` numbers from `count` rows; missing rows count as zeros.
+///
+/// # Safety
+///
+/// AVX-512 F is there; `from` is readable for `count` rows of `V` numbers, `stride` apart.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose(from: *const f32, stride: usize, count: usize) -> [__m512; V] {
+    let mut r = [_mm512_setzero_ps(); V];
+    for (i, r) in r.iter_mut().enumerate() {
+        if i < count {
+            // SAFETY: row `i` of those that are there.
+            *r = unsafe { _mm512_loadu_ps(from.add(i * stride)) };
+        }
+    }
+    // In each 128-bit lane: pairs of rows, then groups of four rows.
+    let mut u = [_mm512_setzero_pd(); V];
+    for g in 0..4 {
+        let [a, b, c, d] = [r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]];
+        let ab = [_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)].map(|x| _mm512_castps_pd(x));
+        let cd = [_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)].map(|x| _mm512_castps_pd(x));
+        u[4 * g] = _mm512_unpacklo_pd(ab[0], cd[0]);
+        u[4 * g + 1] = _mm512_unpackhi_pd(ab[0], cd[0]);
+        u[4 * g + 2] = _mm512_unpacklo_pd(ab[1], cd[1]);
+        u[4 * g + 3] = _mm512_unpackhi_pd(ab[1], cd[1]);
+    }
+    // Lane `l` of `u[4g + j]` holds column `4l + j` of rows `4g..4g + 4`.
+    let mut out = [_mm512_setzero_ps(); V];
+    for j in 0..4 {
+        let [a, b, c, d] = [u[j], u[4 + j], u[8 + j], u[12 + j]].map(|x| _mm512_castpd_ps(x));
+        let (even_ab, odd_ab) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b));
+        let (even_cd, odd_cd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xDD>(c, d));
+        out[j] = _mm512_shuffle_f32x4::<0x88>(even_ab, even_cd);
+        out[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd_ab, odd_cd);
+        out[8 + j] = _mm512_shuffle_f32x4::<0xDD>(even_ab, even_cd);
+        out[12 + j] = _mm512_shuffle_f32x4::<0xDD>(odd_ab, odd_cd);
+    }
+    out
+}

@@ -1,0 +1,34 @@
+//! A few rows against a matrix whose columns are contiguous, as in decoding: every number of `b`
+//! is used so few times that packing it would cost more than the product.
+
+use super::{Into, Mat, Target};
+use crate::Isa;
+use crate::kernels::vector::dot;
+
+/// Columns of one task.
+const COLUMNS: usize = 64;
+
+pub(super) fn matmul(
+    isa: Isa,
+    run: impl Fn(usize, &(dyn Fn(usize) + Sync)),
+    alpha: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    into: Into,
+    c: Target,
+) {
+    let (n, k) = (b.cols, a.cols);
+    run(n.div_ceil(COLUMNS), &|task| {
+        for j in task * COLUMNS..n.min((task + 1) * COLUMNS) {
+            let column = &b.data[j * b.col_stride..][..k];
+            for i in 0..a.rows {
+                let sum = alpha * dot(isa, &a.data[i * a.row_stride..][..k], column);
+                // SAFETY: `(i, j)` is inside the matrix, and this task alone has column `j`.
+                unsafe {
+                    let c = c.at(i, j).data;
+                    *c = if into == Into::Add { *c + sum } else { sum };
+                }
+            }
+        }
+    });
+}

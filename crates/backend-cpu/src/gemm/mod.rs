@@ -1,0 +1,347 @@
+//! Matrix products in f32.
+//!
+//! ```text
+//! c[i,j]  = α · Σ_p a[i,p]·b[p,j]        or +=
+//! ```
+//!
+//! A transposed operand is a [`Mat`] with its strides exchanged. With AVX-512 our own kernel runs on
+//! packed operands; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
+//! transposed matrix are dot products. Which of them runs, and where it cuts, depends on the
+//! shapes and the [`Isa`] alone, so the bits do not depend on the number of threads.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dots;
+mod portable;
+
+use std::marker::PhantomData;
+
+use crate::isa::Level;
+use crate::{CpuError, Isa, Pool};
+
+/// A matrix to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Row-major, without gaps: `data` holds `rows · cols` numbers or more.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// Row-major, one row every `row_stride` numbers.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        if rows > 0 && cols > 0 {
+            assert!((rows - 1) * row_stride + cols <= data.len(), "a matrix ends beyond its numbers");
+        }
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transposed matrix, of the same numbers.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// A part of the rows and columns.
+    fn part(self, row: usize, rows: usize, col: usize, cols: usize) -> Self {
+        assert!(row + rows <= self.rows && col + cols <= self.cols);
+        let start = row * self.row_stride + col * self.col_stride;
+        Self { data: self.data.get(start..).unwrap_or_default(), rows, cols, ..self }
+    }
+}
+
+/// A row-major matrix to write.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> MatMut<'a> {
+    /// Without gaps.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// One row every `row_stride` numbers.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        if rows > 0 && cols > 0 {
+            assert!(cols <= row_stride || rows == 1, "rows overlap");
+            assert!((rows - 1) * row_stride + cols <= data.len(), "a matrix ends beyond its numbers");
+        }
+        Self { data: data.as_mut_ptr(), rows, cols, row_stride, borrow: PhantomData }
+    }
+
+    /// Some columns of a larger matrix, whose other columns may be in use elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// For `'a`, `rows` rows of `cols` numbers, `row_stride` apart from `data` on, are writable and
+    /// used by nobody else.
+    pub(crate) unsafe fn columns(data: *mut f32, rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self { data, rows, cols, row_stride, borrow: PhantomData }
+    }
+
+    fn target(&mut self) -> Target {
+        Target { data: self.data, row_stride: self.row_stride }
+    }
+}
+
+/// What happens to the numbers that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// They are overwritten.
+    Set,
+    /// The product is added to them.
+    Add,
+}
+
+/// Where a tile of the product goes; tasks write different tiles of it.
+#[derive(Clone, Copy)]
+struct Target {
+    data: *mut f32,
+    row_stride: usize,
+}
+
+// SAFETY: a pointer; whoever writes through it says why nobody else does.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// The same, moved.
+    ///
+    /// # Safety
+    ///
+    /// `(row, col)` is inside the matrix.
+    unsafe fn at(self, row: usize, col: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Self { data: unsafe { self.data.add(row * self.row_stride + col) }, ..self }
+    }
+}
+
+/// Most rows of `a` for which dot products beat packing `b`.
+const FEW_ROWS: usize = 6;
+
+/// Products smaller than this (multiply-adds) are not worth waking threads for.
+const SERIAL: usize = 1 << 17;
+
+/// Matrix products with their packing memory.
+pub struct Gemm {
+    isa: Isa,
+    #[cfg(target_arch = "x86_64")]
+    packs: avx512::Packs,
+}
+
+impl Gemm {
+    /// For these instructions.
+    pub fn new(isa: Isa) -> Result<Self, CpuError> {
+        Ok(Self {
+            isa,
+            #[cfg(target_arch = "x86_64")]
+            packs: avx512::Packs::new(isa)?,
+        })
+    }
+
+    /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`.
+    ///
+    /// # Panics
+    ///
+    /// When the shapes do not fit each other.
+    pub fn matmul(&mut self, pool: &Pool, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, mut c: MatMut<'_>) {
+        assert_eq!(a.cols, b.rows, "inner extents");
+        assert_eq!((a.rows, b.cols), (c.rows, c.cols), "outer extents");
+        let (m, n, k) = (c.rows, c.cols, a.cols);
+        if m == 0 || n == 0 {
+            return;
+        }
+        if k == 0 {
+            for i in 0..if into == Into::Set { m } else { 0 } {
+                // SAFETY: row `i` of a matrix that we alone may write; zero bytes are zeros.
+                unsafe { c.target().at(i, 0).data.write_bytes(0, n) };
+            }
+            return;
+        }
+        let serial = m * n * k < SERIAL;
+        let run = |tasks: usize, f: &(dyn Fn(usize) + Sync)| {
+            if serial { (0..tasks).for_each(f) } else { pool.run(tasks, f) }
+        };
+        let c = c.target();
+        if m <= FEW_ROWS && a.col_stride == 1 && b.row_stride == 1 {
+            return dots::matmul(self.isa, run, alpha, a, b, into, c);
+        }
+        match self.isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => self.packs.matmul(run, alpha, a, b, into, c),
+            _ => portable::matmul(run, alpha, a, b, into, c),
+        }
+    }
+}
+
+/// Scratch that [`small`] needs for `a` `[m, k]` and `b` `[k, n]`, in numbers.
+pub(crate) fn small_scratch(m: usize, n: usize, k: usize) -> usize {
+    (m.next_multiple_of(16) + n.next_multiple_of(16)) * k
+}
+
+/// A small product on this thread: `a` and `b` of at most a few hundred rows and columns.
+/// `scratch` holds at least [`small_scratch`] numbers.
+pub(crate) fn small(
+    isa: Isa,
+    alpha: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    into: Into,
+    mut c: MatMut<'_>,
+    scratch: &mut [f32],
+) {
+    assert_eq!(a.cols, b.rows, "inner extents");
+    assert_eq!((a.rows, b.cols), (c.rows, c.cols), "outer extents");
+    if c.rows == 0 || c.cols == 0 || a.cols == 0 {
+        return;
+    }
+    let c = c.target();
+    match isa.level() {
+        // SAFETY: `c` is the whole of a mutable matrix of this shape.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::small(isa, alpha, a, b, into, c, scratch) },
+        _ => {
+            let _ = scratch;
+            // SAFETY: as above.
+            unsafe { portable::tile(alpha, a, b, into, c) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::check::{assert_close, values};
+
+    fn plain(alpha: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f64> {
+        let mut c = Vec::new();
+        for i in 0..a.rows {
+            for j in 0..b.cols {
+                let term = |p: usize| {
+                    f64::from(a.data[i * a.row_stride + p * a.col_stride])
+                        * f64::from(b.data[p * b.row_stride + j * b.col_stride])
+                };
+                c.push(f64::from(alpha) * (0..a.cols).map(term).sum::<f64>());
+            }
+        }
+        c
+    }
+
+    fn shapes() -> Vec<(usize, usize, usize)> {
+        vec![
+            (1, 1, 1),
+            (1, 50, 33),
+            (2, 100, 70),
+            (5, 17, 3),
+            (7, 49, 20),
+            (8, 48, 16),
+            (9, 47, 17),
+            (30, 37, 111),
+            (64, 64, 64),
+            (33, 200, 65),
+            (129, 97, 31),
+            (16, 16, 800),
+            (3, 5, 2000),
+            (300, 130, 40),
+        ]
+    }
+
+    #[test]
+    fn every_layout_and_shape_gives_the_product() {
+        let pool = Pool::new(2).unwrap();
+        for &isa in Isa::available() {
+            let mut gemm = Gemm::new(isa).unwrap();
+            for (m, n, k) in shapes() {
+                let (a, b, old) = (values(m * k, 1), values(k * n, 2), values(m * (n + 3), 3));
+                let tolerance = 1e-6 * (k as f64).sqrt().max(2.0) * 4.0;
+                for layout in 0..4 {
+                    let a = if layout & 1 == 0 { Mat::new(&a, m, k) } else { Mat::new(&a, k, m).t() };
+                    let b = if layout & 2 == 0 { Mat::new(&b, k, n) } else { Mat::new(&b, n, k).t() };
+                    for (alpha, into) in [(1.0, Into::Set), (-0.5, Into::Add)] {
+                        let product = plain(alpha, a, b);
+                        let mut c = old.clone();
+                        gemm.matmul(&pool, alpha, a, b, into, MatMut::strided(&mut c, m, n, n + 3));
+                        let mut d = old.clone();
+                        let mut scratch = vec![f32::NAN; small_scratch(m, n, k)];
+                        small(isa, alpha, a, b, into, MatMut::strided(&mut d, m, n, n + 3), &mut scratch);
+                        let mut wanted: Vec<f64> = old.iter().map(|&v| f64::from(v)).collect();
+                        for i in 0..m {
+                            for j in 0..n {
+                                let w = &mut wanted[i * (n + 3) + j];
+                                *w = product[i * n + j] + if into == Into::Add { *w } else { 0.0 };
+                            }
+                        }
+                        assert_close(&c, &wanted, tolerance);
+                        assert_close(&d, &wanted, tolerance);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_large_product_fit_together() {
+        // More columns, rows and depth than one block of the packed kernel.
+        let pool = Pool::new(2).unwrap();
+        for (m, n, k) in [(20, 4700, 30), (4200, 20, 24), (24, 50, 1700)] {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let (a, b) = (Mat::new(&a, k, m).t(), Mat::new(&b, k, n));
+            let wanted = plain(1.0, a, b);
+            for &isa in Isa::available() {
+                let mut c = vec![f32::NAN; m * n];
+                Gemm::new(isa).unwrap().matmul(&pool, 1.0, a, b, Into::Set, MatMut::new(&mut c, m, n));
+                assert_close(&c, &wanted, 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_threads() {
+        for &isa in Isa::available() {
+            for (m, n, k) in [(4, 300, 900), (130, 600, 900), (700, 60, 50)] {
+                let (a, b) = (values(m * k, 1), values(k * n, 2));
+                let run = |threads| {
+                    let pool = Pool::new(threads).unwrap();
+                    let mut c = vec![0.0; m * n];
+                    let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, n, k).t());
+                    Gemm::new(isa).unwrap().matmul(&pool, 1.0, a, b, Into::Set, MatMut::new(&mut c, m, n));
+                    c
+                };
+                let one = run(1);
+                assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one), "{isa:?} {m} {n} {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_stay_so() {
+        let pool = Pool::new(1).unwrap();
+        for &isa in Isa::available() {
+            let mut a = vec![1.0; 20 * 20];
+            a[3 * 20 + 5] = f32::NAN;
+            let mut c = vec![0.0; 20 * 20];
+            let m = Mat::new(&a, 20, 20);
+            Gemm::new(isa).unwrap().matmul(&pool, 1.0, m, m.t(), Into::Set, MatMut::new(&mut c, 20, 20));
+            assert!(c[3 * 20].is_nan() && c[4].is_finite());
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Zeroed memory whose allocation can fail.
+
+use std::alloc::{Layout, alloc_zeroed};
+use std::ops::{Deref, DerefMut};
+
+/// Why the CPU backend could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// Not enough memory.
+    #[error(
+        "no memory for {what}: {bytes} bytes; use a smaller micro-batch, recomputation or a smaller model"
+    )]
+    OutOfMemory {
+        /// What it was for.
+        what: &'static str,
+        /// Size of this one piece.
+        bytes: u128,
+    },
+    /// A shape that is no model.
+    #[error("the model configuration is not valid")]
+    Config(#[from] model::ConfigError),
+    /// The system gave no thread.
+    #[error("cannot start thread {number} of {wanted}; ask for fewer threads")]
+    Thread {
+        /// Which one.
+        number: usize,
+        /// Threads asked for.
+        wanted: usize,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Result of what happens before there is a backend.
+pub(crate) type CpuResult<T> = Result<T, CpuError>;
+
+impl From<CpuError> for backend::Error {
+    fn from(error: CpuError) -> Self {
+        backend::Error::Device { device: "cpu", source: Box::new(error) }
+    }
+}
+
+/// Numbers at a 64-byte boundary, zero at first. Pages that are never touched cost nothing.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    memory: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+/// Numbers in a cache line.
+pub(crate) const LINE: usize = 16;
+
+impl Buffer {
+    /// `len` zeros; `what` names them when there is no memory.
+    pub fn zeros(what: &'static str, len: usize) -> Result<Self, CpuError> {
+        if len == 0 {
+            return Ok(Self::default());
+        }
+        let error = || CpuError::OutOfMemory { what, bytes: len as u128 * 4 };
+        let room = len.checked_add(LINE).ok_or_else(error)?;
+        let memory = zeroed(room).ok_or_else(error)?;
+        let start = memory.as_ptr().align_offset(64).min(LINE);
+        Ok(Self { memory, start, len })
+    }
+
+    /// `a · b` zeros, with the product checked.
+    pub fn zeros_2d(what: &'static str, a: usize, b: usize) -> Result<Self, CpuError> {
+        let len = a.checked_mul(b).ok_or(CpuError::OutOfMemory { what, bytes: 4 * a as u128 * b as u128 })?;
+        Self::zeros(what, len)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[self.start..][..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[self.start..][..self.len]
+    }
+}
+
+/// `None` when the system has no such memory; the standard way to make a zeroed `Vec` aborts then.
+fn zeroed(len: usize) -> Option<Vec<f32>> {
+    let layout = Layout::array::<f32>(len).ok()?;
+    if layout.size() == 0 {
+        return Some(Vec::new());
+    }
+    // SAFETY: the layout is not empty.
+    let start = unsafe { alloc_zeroed(layout) }.cast::<f32>();
+    if start.is_null() {
+        return None;
+    }
+    // SAFETY: `start` comes from the global allocator with the layout of `len` f32, and all of
+    // them are initialised: zero bytes are the number 0.
+    Some(unsafe { Vec::from_raw_parts(start, len, len) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_zero_and_aligned() {
+        for len in [0, 1, 15, 1000] {
+            let mut b = Buffer::zeros("test", len).unwrap();
+            assert_eq!(b.len(), len);
+            assert!(b.iter().all(|&v| v == 0.0));
+            assert!(len == 0 || b.as_ptr().addr().is_multiple_of(64));
+            b.fill(1.0);
+        }
+    }
+
+    #[test]
+    fn too_much_is_an_error_that_names_the_bytes() {
+        let error = Buffer::zeros("activations", 1 << 58).unwrap_err();
+        let wanted = format!("no memory for activations: {} bytes", 1u64 << 60);
+        assert!(error.to_string().starts_with(&wanted), "{error}");
+        assert!(Buffer::zeros_2d("x", usize::MAX, 2).is_err());
+        assert!(Buffer::zeros("x", usize::MAX).is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! Weights, gradients and moments, each in one piece of memory.
+//!
+//! Parameters lie in the order of [`model::Params`]. Those that are multiplied in one product
+//! (query, key and value; gate and up; the three biases) touch each other; every other one starts at
+//! a cache line.
+
+use std::ops::Range;
+
+use backend::Error;
+use model::{ModelConfig, ParamId, Params, Role, Slot};
+
+use crate::gemm::Into;
+use crate::memory::LINE;
+use crate::{Buffer, CpuError};
+
+/// Where each parameter lies.
+pub struct Layout {
+    table: Params,
+    starts: Vec<usize>,
+    len: usize,
+}
+
+impl Layout {
+    /// Of a model.
+    pub fn new(config: &ModelConfig) -> Self {
+        let table = Params::new(config);
+        let mut starts = Vec::with_capacity(table.len());
+        let mut end = 0usize;
+        for p in &table {
+            if !matches!(p.role, Role::K | Role::V | Role::KBias | Role::VBias | Role::Up) {
+                end = end.next_multiple_of(LINE);
+            }
+            starts.push(end);
+            end += p.len();
+        }
+        Self { table, starts, len: end }
+    }
+
+    /// The table of parameters.
+    pub fn table(&self) -> &Params {
+        &self.table
+    }
+
+    /// Numbers in all, gaps included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The place of one parameter.
+    pub fn range(&self, id: ParamId) -> Range<usize> {
+        let start = self.starts[id.index()];
+        start..start + self.table.get(id).len()
+    }
+
+    /// The parameters from role `first` to role `last` of a layer.
+    fn span(&self, first: Role, last: Role, layer: Option<usize>) -> Range<ParamIndex> {
+        let find = |role| self.table.find(role, layer).expect("the model has this parameter").index();
+        find(first)..find(last) + 1
+    }
+
+    /// The place of the parameters from role `first` to role `last`, which touch each other.
+    pub fn place(&self, first: Role, last: Role, layer: Option<usize>) -> Range<usize> {
+        let span = self.span(first, last, layer);
+        let id = |index| self.table.iter().nth(index).map(|p| p.id);
+        let last = id(span.end - 1).expect("the table has this row");
+        self.starts[span.start]..self.range(last).end
+    }
+}
+
+type ParamIndex = usize;
+
+/// The four tensors of every parameter.
+pub struct Storage {
+    /// Where they lie.
+    pub layout: Layout,
+    /// Weights.
+    pub weights: Buffer,
+    /// First moments.
+    pub moment1: Buffer,
+    /// Second moments.
+    pub moment2: Buffer,
+    gradients: Buffer,
+    /// Which gradients count as zero whatever memory holds: clearing them costs nothing, and the
+    /// first product of the next step overwrites instead of adding.
+    clear: Vec<bool>,
+}
+
+impl Storage {
+    /// Zeros for a model.
+    pub fn new(config: &ModelConfig) -> Result<Self, CpuError> {
+        let layout = Layout::new(config);
+        let len = layout.len();
+        Ok(Self {
+            weights: Buffer::zeros("weights", len)?,
+            gradients: Buffer::zeros("gradients", len)?,
+            moment1: Buffer::zeros("first moments", len)?,
+            moment2: Buffer::zeros("second moments", len)?,
+            clear: vec![false; layout.table.len()],
+            layout,
+        })
+    }
+
+    /// The weights from role `first` to role `last`.
+    pub fn weight(&self, first: Role, last: Role, layer: Option<usize>) -> &[f32] {
+        &self.weights[self.layout.place(first, last, layer)]
+    }
+
+    /// The gradients from role `first` to role `last`, and how to add to them.
+    pub fn gradient(&mut self, first: Role, last: Role, layer: Option<usize>) -> (&mut [f32], Into) {
+        let span = self.layout.span(first, last, layer);
+        let place = self.layout.place(first, last, layer);
+        if self.clear[span.clone()].iter().all(|&c| c) {
+            self.clear[span].fill(false);
+            return (&mut self.gradients[place], Into::Set);
+        }
+        for index in span {
+            self.zero(index);
+        }
+        (&mut self.gradients[place], Into::Add)
+    }
+
+    /// The gradients from role `first` to role `last`, to add to.
+    pub fn gradient_sum(&mut self, first: Role, last: Role, layer: Option<usize>) -> &mut [f32] {
+        let (gradient, into) = self.gradient(first, last, layer);
+        if into == Into::Set {
+            gradient.fill(0.0);
+        }
+        gradient
+    }
+
+    /// Weights, gradients and both moments of a place. [`Storage::settle`] comes before.
+    pub fn tensors(&mut self, place: Range<usize>) -> (&[f32], &mut [f32], &mut [f32], &mut [f32]) {
+        (
+            &self.gradients[place.clone()],
+            &mut self.weights[place.clone()],
+            &mut self.moment1[place.clone()],
+            &mut self.moment2[place],
+        )
+    }
+
+    /// Writes the zeros of gradients that count as zero, and gives all gradients.
+    pub fn settle(&mut self) -> &[f32] {
+        (0..self.clear.len()).for_each(|index| self.zero(index));
+        &self.gradients
+    }
+
+    /// Clears all gradients.
+    pub fn clear_gradients(&mut self) {
+        self.clear.fill(true);
+    }
+
+    fn zero(&mut self, index: ParamIndex) {
+        if std::mem::take(&mut self.clear[index]) {
+            let start = self.layout.starts[index];
+            let end = self.layout.starts.get(index + 1).copied().unwrap_or(self.layout.len);
+            self.gradients[start..end].fill(0.0);
+        }
+    }
+
+    /// One tensor.
+    pub fn read(&mut self, id: ParamId, slot: Slot) -> &[f32] {
+        let place = self.layout.range(id);
+        match slot {
+            Slot::Weight => &self.weights[place],
+            Slot::Gradient => {
+                self.zero(id.index());
+                &self.gradients[place]
+            }
+            Slot::Moment1 => &self.moment1[place],
+            Slot::Moment2 => &self.moment2[place],
+        }
+    }
+
+    /// Replaces one tensor.
+    pub fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> backend::Result<()> {
+        let place = self.layout.range(id);
+        check_len(&self.layout.table, id, values)?;
+        let to = match slot {
+            Slot::Weight => &mut self.weights,
+            Slot::Gradient => {
+                self.clear[id.index()] = false;
+                &mut self.gradients
+            }
+            Slot::Moment1 => &mut self.moment1,
+            Slot::Moment2 => &mut self.moment2,
+        };
+        to[place].copy_from_slice(values);
+        Ok(())
+    }
+}
+
+fn check_len(table: &Params, id: ParamId, values: &[f32]) -> backend::Result<()> {
+    let p = table.get(id);
+    if values.len() == p.len() {
+        return Ok(());
+    }
+    Err(Error::WrongLength { name: p.name.clone(), wanted: p.len(), got: values.len() })
+}

@@ -1,0 +1,423 @@
+//! The threads.
+//!
+//! One job at a time: `tasks` calls of one closure, handed out one by one. The caller takes part
+//! and waits only for threads that took part, so that a thread which the system keeps from
+//! running holds nobody up. Threads spin for a moment between jobs and sleep when none comes.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::{Buffer, CpuError};
+
+/// Turns of an empty loop before a thread without work sleeps: some tens of microseconds.
+const SPINS: usize = 2_000;
+
+/// Threads that run the tasks of a job, each with scratch memory of its own.
+pub struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    /// Held while a job runs.
+    job: Mutex<()>,
+    scratch: Vec<UnsafeCell<Buffer>>,
+}
+
+// SAFETY: each scratch buffer is touched by one thread of one job at a time, and `job` is held
+// while a job runs; the rest is Sync.
+unsafe impl Sync for Pool {}
+
+type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+struct Shared {
+    /// Number of the job in the high half, [`OPEN`], and how many threads are in it.
+    state: AtomicU64,
+    /// The job; written while nobody is in.
+    task: UnsafeCell<Option<(*const Task<'static>, usize)>>,
+    next: AtomicUsize,
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    wake: Condvar,
+    stop: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+const OPEN: u64 = 1 << 31;
+const JOB: u64 = 1 << 32;
+
+// SAFETY: `task` is written only when the state is not OPEN and no thread is in the job, and read
+// only by threads in it; the rest is Sync.
+unsafe impl Sync for Shared {}
+// SAFETY: the pointer in `task` is used only while the caller of `run` keeps its target alive.
+unsafe impl Send for Shared {}
+
+impl Pool {
+    /// Starts `threads - 1` threads; the caller of [`Pool::run`] is the last one.
+    pub fn new(threads: usize) -> Result<Self, CpuError> {
+        let threads = threads.max(1);
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            task: UnsafeCell::new(None),
+            next: AtomicUsize::new(0),
+            sleepers: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+            stop: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        let scratch = (0..threads).map(|_| UnsafeCell::default()).collect();
+        let mut pool = Self { shared, threads: Vec::new(), job: Mutex::new(()), scratch };
+        for worker in 1..threads {
+            let shared = pool.shared.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("cpu-{worker}"))
+                .spawn(move || shared.work(worker))
+                .map_err(|source| CpuError::Thread { number: worker, wanted: threads, source })?;
+            pool.threads.push(thread);
+        }
+        Ok(pool)
+    }
+
+    /// Threads, the caller among them.
+    pub fn threads(&self) -> usize {
+        self.scratch.len()
+    }
+
+    /// Makes each thread's scratch memory at least `len` numbers.
+    pub fn reserve_scratch(&mut self, len: usize) -> Result<(), CpuError> {
+        for scratch in &mut self.scratch {
+            if scratch.get_mut().len() < len {
+                *scratch.get_mut() = Buffer::zeros("scratch of a thread", len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `f(task)` for every task below `tasks`, in no particular order, and waits.
+    ///
+    /// A panic in a task comes out here. A task must not call this pool.
+    pub fn run(&self, tasks: usize, f: impl Fn(usize) + Sync) {
+        self.start(tasks, &|task, _| f(task));
+    }
+
+    /// [`Pool::run`] with the scratch memory of the thread; what is in it is left over from before.
+    pub fn run_with_scratch(&self, tasks: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+        let scratch = Scratch(&self.scratch);
+        self.start(tasks, &|task, worker| {
+            // SAFETY: worker numbers of the threads in a job differ, and `start` lets one job run
+            // at a time, so this thread alone uses this buffer.
+            let scratch = unsafe { &mut *scratch.of(worker) };
+            f(task, scratch);
+        });
+    }
+
+    /// Calls `f(index, part)` for every part, in no particular order, and waits.
+    pub fn each<S: Split>(&self, parts: S, f: impl Fn(usize, S::Part) + Sync) {
+        // SAFETY: `run` calls each index below `count` once, and `parts` is ours.
+        self.run(parts.count(), |index| f(index, unsafe { parts.part(index) }));
+    }
+
+    /// [`Pool::each`] with the scratch memory of the thread.
+    pub fn each_with_scratch<S: Split>(&self, parts: S, f: impl Fn(usize, S::Part, &mut [f32]) + Sync) {
+        // SAFETY: as in `each`.
+        self.run_with_scratch(parts.count(), |index, scratch| {
+            f(index, unsafe { parts.part(index) }, scratch)
+        });
+    }
+
+    fn start(&self, tasks: usize, f: &Task<'_>) {
+        let one_job = lock(&self.job);
+        if tasks <= 1 || self.threads.is_empty() {
+            (0..tasks).for_each(|task| f(task, 0));
+            return;
+        }
+        let shared = &*self.shared;
+        // SAFETY: the pointer is used only by threads in the job, and this function does not end
+        // before all have left it: `f` outlives every use.
+        let f: *const Task<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(f)) };
+        // SAFETY: no job is open and no thread is in one: the last `start` waited for that.
+        unsafe { *shared.task.get() = Some((f, tasks)) };
+        shared.next.store(0, Ordering::Relaxed);
+        let job = (shared.state.load(Ordering::Relaxed) & !(JOB - 1)).wrapping_add(JOB);
+        shared.state.store(job | OPEN, Ordering::SeqCst);
+        if shared.sleepers.load(Ordering::SeqCst) > 0 {
+            let _guard = lock(&shared.lock);
+            shared.wake.notify_all();
+        }
+        shared.tasks(f, tasks, 0);
+        shared.state.fetch_and(!OPEN, Ordering::SeqCst);
+        let mut spins = 0;
+        while shared.state.load(Ordering::Acquire) & (OPEN - 1) != 0 {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        if let Some(panic) = lock(&shared.panic).take() {
+            drop(one_job);
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        {
+            let _guard = lock(&self.shared.lock);
+            self.shared.wake.notify_all();
+        }
+        for thread in self.threads.drain(..) {
+            // It cannot have panicked: tasks are caught.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self, worker: usize) {
+        let mut seen = 0;
+        let mut spins = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            let state = self.state.load(Ordering::Acquire);
+            if state & OPEN != 0 && state / JOB != seen {
+                let enter =
+                    self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed);
+                if enter.is_ok() {
+                    seen = state / JOB;
+                    // SAFETY: this thread is in the job, so nobody writes.
+                    if let Some((f, tasks)) = unsafe { *self.task.get() } {
+                        self.tasks(f, tasks, worker);
+                    }
+                    self.state.fetch_sub(1, Ordering::Release);
+                    spins = 0;
+                }
+            } else if spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+            } else {
+                self.sleep(seen);
+                spins = 0;
+            }
+        }
+    }
+
+    fn sleep(&self, seen: u64) {
+        let guard = lock(&self.lock);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let state = self.state.load(Ordering::SeqCst);
+        let idle = state & OPEN == 0 || state / JOB == seen;
+        if idle && !self.stop.load(Ordering::SeqCst) {
+            drop(self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner));
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn tasks(&self, f: *const Task<'static>, tasks: usize, worker: usize) {
+        // SAFETY: the caller of `run` keeps the closure until every thread has left the job.
+        let f = unsafe { &*f };
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let task = self.next.fetch_add(1, Ordering::Relaxed);
+                if task >= tasks {
+                    break;
+                }
+                f(task, worker);
+            }
+        }));
+        if let Err(panic) = result {
+            self.next.store(tasks, Ordering::Relaxed);
+            *lock(&self.panic) = Some(panic);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Scratch<'a>(&'a [UnsafeCell<Buffer>]);
+
+// SAFETY: `of` gives pointers only; whoever uses one says why no other thread does.
+unsafe impl Sync for Scratch<'_> {}
+
+impl Scratch<'_> {
+    fn of(&self, worker: usize) -> *mut Buffer {
+        self.0[worker].get()
+    }
+}
+
+/// Something that falls into parts, which different threads may hold at once.
+///
+/// # Safety
+///
+/// Parts of different indices must not overlap, unless they cannot be written.
+pub unsafe trait Split: Sync {
+    /// One of them.
+    type Part;
+
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// The part of an index.
+    ///
+    /// # Safety
+    ///
+    /// `index` is below [`Split::count`], and each index is asked for at most once.
+    unsafe fn part(&self, index: usize) -> Self::Part;
+}
+
+/// Parts to read, of equal length but for the last.
+#[derive(Clone, Copy)]
+pub struct Rows<'a, T = f32>(&'a [T], usize);
+
+impl<'a, T> Rows<'a, T> {
+    /// Parts of `len` values.
+    pub fn new(data: &'a [T], len: usize) -> Self {
+        Self(data, len.max(1))
+    }
+}
+
+// SAFETY: shared slices are not written.
+unsafe impl<'a, T: Sync> Split for Rows<'a, T> {
+    type Part = &'a [T];
+
+    fn count(&self) -> usize {
+        self.0.len().div_ceil(self.1)
+    }
+
+    unsafe fn part(&self, index: usize) -> &'a [T] {
+        &self.0[index * self.1..self.0.len().min((index + 1) * self.1)]
+    }
+}
+
+/// Parts to write, of equal length but for the last.
+pub struct RowsMut<'a, T = f32> {
+    start: *mut T,
+    total: usize,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a mutable slice; its parts go to other threads, so the values must be Send.
+unsafe impl<T: Send> Sync for RowsMut<'_, T> {}
+
+impl<'a, T> RowsMut<'a, T> {
+    /// Parts of `len` values.
+    pub fn new(data: &'a mut [T], len: usize) -> Self {
+        Self { start: data.as_mut_ptr(), total: data.len(), len: len.max(1), borrow: PhantomData }
+    }
+}
+
+// SAFETY: parts are disjoint pieces of one mutable slice.
+unsafe impl<'a, T: Send> Split for RowsMut<'a, T> {
+    type Part = &'a mut [T];
+
+    fn count(&self) -> usize {
+        self.total.div_ceil(self.len)
+    }
+
+    unsafe fn part(&self, index: usize) -> &'a mut [T] {
+        let from = index * self.len;
+        assert!(from < self.total);
+        let len = self.len.min(self.total - from);
+        // SAFETY: inside the slice that `new` borrowed for 'a; the caller asks for each once.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+}
+
+macro_rules! split_tuple {
+    ($($name:ident $index:tt),*) => {
+        // SAFETY: each member keeps its own parts apart.
+        unsafe impl<$($name: Split),*> Split for ($($name,)*) {
+            type Part = ($($name::Part,)*);
+
+            fn count(&self) -> usize {
+                let count = self.0.count();
+                $(assert_eq!(self.$index.count(), count, "parts that go together are as many");)*
+                count
+            }
+
+            unsafe fn part(&self, index: usize) -> Self::Part {
+                // SAFETY: the caller's promise is passed on.
+                unsafe { ($(self.$index.part(index),)*) }
+            }
+        }
+    };
+}
+split_tuple!(A 0, B 1);
+split_tuple!(A 0, B 1, C 2);
+split_tuple!(A 0, B 1, C 2, D 3);
+split_tuple!(A 0, B 1, C 2, D 3, E 4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_every_task_once() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads).unwrap();
+            for tasks in [0, 1, 2, 7, 100] {
+                for _ in 0..50 {
+                    let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                    pool.run(tasks, |task| {
+                        counts[task].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wakes_threads_that_sleep() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..5 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            let sum = AtomicUsize::new(0);
+            pool.run(20, |task| {
+                sum.fetch_add(task, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 190);
+        }
+    }
+
+    #[test]
+    fn hands_out_disjoint_parts() {
+        let pool = Pool::new(4).unwrap();
+        let from: Vec<f32> = (0..103).map(|i| i as f32).collect();
+        let mut to = vec![0.0; 103];
+        pool.each((Rows::new(&from, 10), RowsMut::new(&mut to, 10)), |index, (from, to)| {
+            assert_eq!(from[0], index as f32 * 10.0);
+            to.copy_from_slice(from);
+        });
+        assert_eq!(from, to);
+    }
+
+    #[test]
+    fn a_panic_in_a_task_comes_out_and_leaves_the_pool_usable() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads).unwrap();
+            let run = || pool.run(10, |task| assert_ne!(task, 7, "task seven"));
+            assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+            let sum = AtomicUsize::new(0);
+            pool.run(10, |task| {
+                sum.fetch_add(task, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 45);
+        }
+    }
+
+    #[test]
+    fn scratch_belongs_to_one_thread_at_a_time() {
+        let mut pool = Pool::new(4).unwrap();
+        pool.reserve_scratch(64).unwrap();
+        pool.run_with_scratch(200, |task, scratch| {
+            scratch.fill(task as f32);
+            std::hint::spin_loop();
+            assert!(scratch.iter().all(|&v| v == task as f32));
+        });
+    }
+}

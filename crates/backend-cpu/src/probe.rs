@@ -1,0 +1,67 @@
+//! What this machine can do: the yardsticks beside which speeds are reported.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use crate::isa::simd;
+use crate::kernels::vector::{LANES, fma};
+use crate::{Buffer, CpuError, Isa, Pool, Rows};
+
+/// Independent sums of the loop: enough to hide the latency of a multiply-add.
+const CHAINS: usize = 10;
+
+simd! {
+    /// `steps` times `CHAINS · LANES` multiply-adds that wait for nothing but themselves.
+    fn multiply_adds(steps: usize, x: f32) -> f32 {
+        let mut sums = [[x; LANES]; CHAINS];
+        for _ in 0..steps {
+            for sum in &mut sums {
+                for s in sum {
+                    *s = fma::<FMA>(*s, 0.999, x);
+                }
+            }
+        }
+        sums.iter().flatten().sum()
+    }
+}
+
+/// Most multiply-adds in f32 that `threads` threads do together, in GFLOP/s (2 per multiply-add):
+/// the best of several runs of a loop without memory, each thread on its own.
+pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
+    const STEPS: usize = 1_000_000;
+    let pool = Pool::new(threads)?;
+    let isa = Isa::detect();
+    let flops = 2.0 * (STEPS * CHAINS * LANES * pool.threads()) as f64;
+    let run = || {
+        pool.run(pool.threads(), |_| {
+            black_box(multiply_adds(isa, black_box(STEPS), black_box(1e-3)));
+        });
+    };
+    Ok(flops / best_of(7, run).as_secs_f64() / 1e9)
+}
+
+/// Memory that `threads` threads read together, in GB/s (10⁹ bytes): the best of several passes
+/// over far more than the caches hold.
+pub fn memory_bandwidth(threads: usize) -> Result<f64, CpuError> {
+    const BYTES: usize = 512 << 20;
+    let pool = Pool::new(threads)?;
+    let isa = Isa::detect();
+    let mut memory = Buffer::zeros("the bandwidth probe", BYTES / 4)?;
+    // Written once, else all pages are the one page of zeros.
+    memory.fill(1.0);
+    let run = || {
+        pool.each(Rows::new(&memory, 1 << 18), |_, part| {
+            black_box(crate::kernels::vector::dot(isa, part, part));
+        });
+    };
+    Ok(BYTES as f64 / best_of(5, run).as_secs_f64() / 1e9)
+}
+
+fn best_of(runs: usize, mut run: impl FnMut()) -> Duration {
+    let mut time = || {
+        let start = Instant::now();
+        run();
+        start.elapsed()
+    };
+    (0..runs).map(|_| time()).min().unwrap_or(Duration::MAX)
+}

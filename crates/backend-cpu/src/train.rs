@@ -1,0 +1,654 @@
+//! Training.
+
+use std::borrow::Cow;
+
+use backend::{Error, Result, Rule, Tokens, Train, Update};
+use model::{ModelConfig, ParamId, Role, Slot, TokenId};
+
+use crate::kernels::attention::{self, Heads};
+use crate::kernels::{adamw, cross_entropy, embedding, muon, rms_norm, rope, swiglu, vector};
+use crate::memory::CpuResult;
+use crate::params::Storage;
+use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Rows, RowsMut};
+
+/// An activation, `[tokens, dim]`.
+#[derive(Debug)]
+pub struct Act(Buffer);
+
+/// A model that trains on the CPU.
+pub struct Cpu {
+    config: ModelConfig,
+    plan: Plan,
+    exec: Exec,
+    storage: Storage,
+    rope: rope::Table,
+    /// Activations that nobody holds.
+    free: Vec<Act>,
+    /// Inputs of attention and feed-forward of each layer, for the way back.
+    inputs: Vec<[Option<Act>; 2]>,
+    /// What each layer computed inside; one for all when recomputing.
+    layers: Vec<Inside>,
+    scratch: Scratch,
+    muon: muon::Scratch,
+    tokens: Vec<TokenId>,
+    seq: usize,
+}
+
+/// What the blocks of a layer keep for the way back, per token.
+struct Inside {
+    /// Rotated queries and keys, and values: `[q_dim + 2·kv_dim]`.
+    qkv: Buffer,
+    /// Queries and keys before their norms, `[q_dim + kv_dim]`; empty without such norms.
+    raw: Buffer,
+    /// Output of the heads, `[q_dim]`.
+    o: Buffer,
+    /// Log of the sum of each softmax, `[heads]`.
+    lse: Buffer,
+    /// `[2·hidden]`.
+    gate_up: Buffer,
+}
+
+impl Inside {
+    fn new(c: &ModelConfig, tokens: usize) -> CpuResult<Self> {
+        let buffer = |width| Buffer::zeros_2d("activations", tokens, width);
+        Ok(Self {
+            qkv: buffer(c.q_dim() + 2 * c.kv_dim())?,
+            raw: buffer(if c.qk_norm { c.q_dim() + c.kv_dim() } else { 0 })?,
+            o: buffer(c.q_dim())?,
+            lse: buffer(c.heads)?,
+            gate_up: buffer(2 * c.hidden)?,
+        })
+    }
+}
+
+/// Memory that no block keeps.
+struct Scratch {
+    /// Normalised inputs, `[tokens, dim]`.
+    norm: Buffer,
+    /// Their gradients.
+    dnorm: Buffer,
+    /// `[tokens, max(q_dim, hidden)]`.
+    wide: Buffer,
+    /// `[tokens, q_dim + 2·kv_dim]`.
+    dqkv: Buffer,
+    /// `[tokens, heads]`.
+    delta: Buffer,
+    /// Logits of some tokens.
+    logits: Buffer,
+    /// Loss of each token.
+    losses: Vec<f32>,
+    /// Partial sums of the gradients of gains and biases, one row per [`ROWS`] tokens.
+    partial: Buffer,
+    /// Partial sums of the squared gradient.
+    squares: Vec<f64>,
+}
+
+/// Tokens of one task; sums over tokens are cut here.
+const ROWS: usize = 32;
+/// Parameters of one task.
+const CHUNK: usize = 1 << 14;
+/// Most tokens, and most logits, of one pass through the head: 32 MiB.
+const HEAD_TOKENS: usize = 256;
+const HEAD_LOGITS: usize = 8 << 20;
+
+impl Cpu {
+    /// A model of zeros; write its weights. All memory is taken here, but for that of Muon, which
+    /// is taken at its first update.
+    pub fn new(config: &ModelConfig, plan: Plan) -> Result<Self> {
+        Ok(Self::build(config, plan)?)
+    }
+
+    fn build(config: &ModelConfig, plan: Plan) -> CpuResult<Self> {
+        config.validate()?;
+        let c = config;
+        let tokens = plan.max_tokens.max(1);
+        let buffer = |width| Buffer::zeros_2d("activations", tokens, width);
+        let storage = Storage::new(c)?;
+        let mut exec = Exec::new(&plan)?;
+        exec.pool.reserve_scratch(Heads::new(c, c.max_seq).scratch())?;
+        let mut rope = rope::Table::new(c);
+        rope.reserve(tokens.min(c.max_seq))?;
+        // Inputs of all blocks, and the one on its way.
+        let free = (0..2 * c.layers + 1).map(|_| Ok(Act(buffer(c.dim)?))).collect::<CpuResult<_>>()?;
+        let kept = if plan.recompute { 1 } else { c.layers };
+        let layers = (0..kept).map(|_| Inside::new(c, tokens)).collect::<CpuResult<_>>()?;
+        let qkv = c.q_dim() + 2 * c.kv_dim();
+        let out_of_memory =
+            |len: usize| move |_| CpuError::OutOfMemory { what: "activations", bytes: len as u128 * 8 };
+        let (mut losses, mut squares) = (Vec::new(), Vec::new());
+        losses.try_reserve_exact(tokens).map_err(out_of_memory(tokens))?;
+        let chunks = storage.layout.len().div_ceil(CHUNK);
+        squares.try_reserve_exact(chunks).map_err(out_of_memory(chunks))?;
+        squares.resize(chunks, 0.0);
+        let scratch = Scratch {
+            norm: buffer(c.dim)?,
+            dnorm: buffer(c.dim)?,
+            wide: buffer(c.q_dim().max(c.hidden))?,
+            dqkv: buffer(qkv)?,
+            delta: buffer(c.heads)?,
+            logits: Buffer::zeros_2d("logits", head_tokens(c).min(tokens), c.vocab)?,
+            losses,
+            partial: Buffer::zeros_2d("activations", tokens.div_ceil(ROWS), c.dim.max(qkv))?,
+            squares,
+        };
+        Ok(Self {
+            config: c.clone(),
+            plan,
+            exec,
+            storage,
+            rope,
+            free,
+            inputs: (0..c.layers).map(|_| [None, None]).collect(),
+            layers,
+            scratch,
+            muon: muon::Scratch::default(),
+            tokens: Vec::new(),
+            seq: 1,
+        })
+    }
+
+    /// The plan it runs by.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Bytes of its memory: weights, gradients, moments and activations.
+    pub fn bytes(&self) -> usize {
+        let inside = |l: &Inside| l.qkv.len() + l.raw.len() + l.o.len() + l.lse.len() + l.gate_up.len();
+        let s = &self.scratch;
+        let scratch = [&s.norm, &s.dnorm, &s.wide, &s.dqkv, &s.delta, &s.logits, &s.partial];
+        let acts = (2 * self.config.layers + 1) * self.plan.max_tokens.max(1) * self.config.dim;
+        let numbers = 4 * self.storage.layout.len()
+            + self.layers.iter().map(inside).sum::<usize>()
+            + scratch.iter().map(|b| b.len()).sum::<usize>()
+            + acts;
+        4 * numbers
+    }
+
+    fn take(&mut self) -> Result<Act> {
+        match self.free.pop() {
+            Some(act) => Ok(act),
+            // The caller dropped some after an error.
+            None => {
+                let tokens = self.plan.max_tokens.max(1);
+                Ok(Act(Buffer::zeros_2d("activations", tokens, self.config.dim)?))
+            }
+        }
+    }
+
+    fn keep(&mut self, layer: usize, block: usize, x: Act) {
+        let old = self.inputs[layer][block].replace(x);
+        self.free.extend(old);
+    }
+
+    fn kept(&mut self, layer: usize, block: usize) -> Result<Act> {
+        self.inputs[layer][block].take().ok_or_else(|| {
+            let block = ["attention", "ffn"][block];
+            let message = format!("backward of {block} {layer} without its forward; run forward first");
+            Error::Device { device: "cpu", source: message.into() }
+        })
+    }
+
+    fn inside(&self, layer: usize) -> usize {
+        if self.plan.recompute { 0 } else { layer }
+    }
+
+    /// Fills what attention keeps: queries, keys, values and the output of the heads.
+    fn attention_inside(&mut self, layer: usize, x: &Act) {
+        let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
+        let (isa, l) = (self.exec.isa, Some(layer));
+        let inside = &mut self.layers[slot];
+        let (q, qk, row) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
+        let norm = &mut self.scratch.norm[..tokens * c.dim];
+        normalise(&self.exec, x, self.storage.weight(Role::AttnNorm, Role::AttnNorm, l), c.norm_eps, norm);
+        let qkv = &mut inside.qkv[..tokens * row];
+        let mut into = Into::Set;
+        if c.qkv_bias {
+            let bias = self.storage.weight(Role::QBias, Role::VBias, l);
+            self.exec.pool.each(RowsMut::new(qkv, row), |_, y| y.copy_from_slice(bias));
+            into = Into::Add;
+        }
+        let w = Mat::new(self.storage.weight(Role::Q, Role::V, l), row, c.dim);
+        let y = MatMut::new(qkv, tokens, row);
+        self.exec.matmul(1.0, Mat::new(norm, tokens, c.dim), w.t(), into, y);
+
+        let (rope, seq, eps) = (&self.rope, self.seq, c.norm_eps);
+        if c.qk_norm {
+            let gains = [Role::QNorm, Role::KNorm].map(|role| self.storage.weight(role, role, l));
+            let raw = RowsMut::new(&mut inside.raw[..tokens * qk], qk);
+            self.exec.pool.each((RowsMut::new(qkv, row), raw), |_, (qkv, raw)| {
+                raw.copy_from_slice(&qkv[..qk]);
+                rms_norm::forward(isa, &raw[..q], gains[0], eps, &mut qkv[..q]);
+                rms_norm::forward(isa, &raw[q..], gains[1], eps, &mut qkv[q..qk]);
+            });
+        }
+        self.exec.pool.each(RowsMut::new(qkv, ROWS * row), |chunk, qkv| {
+            for (t, qkv) in qkv.chunks_exact_mut(row).enumerate() {
+                rope.forward(isa, (chunk * ROWS + t) % seq, &mut qkv[..qk]);
+            }
+        });
+        let (o, lse) = (&mut inside.o[..tokens * q], &mut inside.lse[..tokens * c.heads]);
+        attention::forward(&self.exec.pool, isa, Heads::new(c, seq), qkv, o, lse);
+    }
+
+    /// Fills what the feed-forward keeps: gate and up.
+    fn ffn_inside(&mut self, layer: usize, x: &Act) {
+        let (c, tokens, slot, l) = (&self.config, self.tokens.len(), self.inside(layer), Some(layer));
+        let norm = &mut self.scratch.norm[..tokens * c.dim];
+        normalise(&self.exec, x, self.storage.weight(Role::FfnNorm, Role::FfnNorm, l), c.norm_eps, norm);
+        let w = Mat::new(self.storage.weight(Role::Gate, Role::Up, l), 2 * c.hidden, c.dim);
+        let gate_up = &mut self.layers[slot].gate_up[..tokens * 2 * c.hidden];
+        let y = MatMut::new(gate_up, tokens, 2 * c.hidden);
+        self.exec.matmul(1.0, Mat::new(norm, tokens, c.dim), w.t(), Into::Set, y);
+    }
+
+    /// The gradient of the input of a block: that of its output (`dy`, in place), plus what comes
+    /// back through the norm from `dnorm`.
+    fn norm_backward(&mut self, role: Role, layer: Option<usize>, x: &Act, dy: &mut Act) {
+        let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
+        let (n, eps) = (tokens * c.dim, c.norm_eps);
+        let partial = &mut self.scratch.partial[..tokens.div_ceil(ROWS) * c.dim];
+        let gain = &self.storage.weight(role, role, layer);
+        let len = ROWS * c.dim;
+        let parts = (
+            Rows::new(&x.0[..n], len),
+            Rows::new(&self.scratch.dnorm[..n], len),
+            RowsMut::new(&mut dy.0[..n], len),
+            RowsMut::new(partial, c.dim),
+        );
+        self.exec.pool.each(parts, |_, (x, dnorm, dx, dgain)| {
+            dgain.fill(0.0);
+            rms_norm::backward(isa, x, gain, eps, dnorm, dx, dgain);
+        });
+        add_rows(&self.scratch.partial[..tokens.div_ceil(ROWS) * self.config.dim], {
+            self.storage.gradient_sum(role, role, layer)
+        });
+    }
+
+    /// Adds the gradients of the biases: the sums of the columns of `dqkv`.
+    fn bias_backward(&mut self, layer: Option<usize>) {
+        let (c, tokens) = (&self.config, self.tokens.len());
+        let row = c.q_dim() + 2 * c.kv_dim();
+        let partial = &mut self.scratch.partial[..tokens.div_ceil(ROWS) * row];
+        let parts = (Rows::new(&self.scratch.dqkv[..tokens * row], ROWS * row), RowsMut::new(partial, row));
+        self.exec.pool.each(parts, |_, (dqkv, sum)| {
+            sum.fill(0.0);
+            add_rows(dqkv, sum);
+        });
+        add_rows(
+            &self.scratch.partial[..tokens.div_ceil(ROWS) * row],
+            self.storage.gradient_sum(Role::QBias, Role::VBias, layer),
+        );
+    }
+
+    /// Turns the gradients in `dqkv` back through the rotation and the norms of queries and keys.
+    fn rotation_backward(&mut self, layer: usize) {
+        let (c, tokens, isa, slot) = (&self.config, self.tokens.len(), self.exec.isa, self.inside(layer));
+        let (q, qk, row) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
+        let (rope, seq, d, eps) = (&self.rope, self.seq, c.head_dim, c.norm_eps);
+        let dqkv = &mut self.scratch.dqkv[..tokens * row];
+        self.exec.pool.each(RowsMut::new(dqkv, ROWS * row), |chunk, dqkv| {
+            for (t, dqkv) in dqkv.chunks_exact_mut(row).enumerate() {
+                rope.backward(isa, (chunk * ROWS + t) % seq, &mut dqkv[..qk]);
+            }
+        });
+        if !c.qk_norm {
+            return;
+        }
+        let gains = [Role::QNorm, Role::KNorm].map(|r| self.storage.weight(r, r, Some(layer)));
+        let raw = Rows::new(&self.layers[slot].raw[..tokens * qk], ROWS * qk);
+        let chunks = tokens.div_ceil(ROWS);
+        // The gradient of one token is copied, because the new one is added to zeros.
+        let partial = RowsMut::new(&mut self.scratch.partial[..chunks * row], row);
+        self.exec.pool.each((RowsMut::new(dqkv, ROWS * row), raw, partial), |_, (dqkv, raw, partial)| {
+            let (dgain, dy) = partial.split_at_mut(2 * d);
+            dgain.fill(0.0);
+            let (dq_gain, dk_gain) = dgain.split_at_mut(d);
+            let dy = &mut dy[..d];
+            for (dqkv, raw) in dqkv.chunks_exact_mut(row).zip(raw.chunks_exact(qk)) {
+                for (head, (dx, x)) in dqkv[..qk].chunks_exact_mut(d).zip(raw.chunks_exact(d)).enumerate() {
+                    dy.copy_from_slice(dx);
+                    dx.fill(0.0);
+                    let (gain, dgain) =
+                        if head < q / d { (gains[0], &mut *dq_gain) } else { (gains[1], &mut *dk_gain) };
+                    rms_norm::backward(isa, x, gain, eps, dy, dx, dgain);
+                }
+            }
+        });
+        for (role, from) in [(Role::QNorm, 0), (Role::KNorm, d)] {
+            let gradient = self.storage.gradient_sum(role, role, Some(layer));
+            for partial in self.scratch.partial[..chunks * row].chunks_exact(row) {
+                add_rows(&partial[from..from + d], gradient);
+            }
+        }
+    }
+
+    /// The loss of the last activation; with its gradient when `dx` is there.
+    fn head(&mut self, x: &Act, targets: &[TokenId], mut dx: Option<&mut Act>) -> Result<f32> {
+        let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
+        check_targets(c, tokens, targets)?;
+        let (dim, vocab) = (c.dim, c.vocab);
+        let count = targets.iter().filter(|&&t| t != TokenId::IGNORE).count();
+        let factor = 1.0 / count.max(1) as f32;
+        let norm = &mut self.scratch.norm[..tokens * dim];
+        normalise(
+            &self.exec,
+            x,
+            self.storage.weight(Role::FinalNorm, Role::FinalNorm, None),
+            c.norm_eps,
+            norm,
+        );
+        let head = if c.tied { Role::Embed } else { Role::Head };
+        let step = head_tokens(c);
+        self.scratch.losses.resize(tokens, 0.0);
+        for start in (0..tokens).step_by(step) {
+            let rows = step.min(tokens - start);
+            let norm = Mat::new(&norm[start * dim..], rows, dim);
+            let logits = &mut self.scratch.logits[..rows * vocab];
+            let w = Mat::new(self.storage.weight(head, head, None), vocab, dim);
+            self.exec.matmul(1.0, norm, w.t(), Into::Set, MatMut::new(logits, rows, vocab));
+            let backward = dx.is_some();
+            let parts = (
+                Rows::new(&targets[start..start + rows], 1),
+                RowsMut::new(logits, vocab),
+                RowsMut::new(&mut self.scratch.losses[start..start + rows], 1),
+            );
+            self.exec.pool.each(parts, |_, (target, z, loss)| {
+                let target = target[0];
+                loss[0] = match (target == TokenId::IGNORE, backward) {
+                    (true, false) => 0.0,
+                    (true, true) => {
+                        z.fill(0.0);
+                        0.0
+                    }
+                    (false, false) => cross_entropy::loss(isa, z, target.0 as usize),
+                    (false, true) => cross_entropy::loss_backward(isa, z, target.0 as usize, factor),
+                };
+            });
+            if backward {
+                let dz = Mat::new(logits, rows, vocab);
+                let dnorm = &mut self.scratch.dnorm[start * dim..(start + rows) * dim];
+                self.exec.matmul(1.0, dz, w, Into::Set, MatMut::new(dnorm, rows, dim));
+                let (dw, into) = self.storage.gradient(head, head, None);
+                self.exec.matmul(1.0, dz.t(), norm, into, MatMut::new(dw, vocab, dim));
+            }
+        }
+        if let Some(dx) = &mut dx {
+            dx.0[..tokens * dim].fill(0.0);
+            self.norm_backward(Role::FinalNorm, None, x, dx);
+        }
+        let sum: f64 = self.scratch.losses.iter().map(|&l| f64::from(l)).sum();
+        Ok((sum / count.max(1) as f64) as f32)
+    }
+}
+
+impl Train for Cpu {
+    type Act = Act;
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn read(&mut self, id: ParamId, slot: Slot) -> Result<Cow<'_, [f32]>> {
+        Ok(self.storage.read(id, slot).into())
+    }
+
+    fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> Result<()> {
+        self.storage.write(id, slot, values)
+    }
+
+    fn embed(&mut self, tokens: Tokens<'_>) -> Result<Act> {
+        tokens.check(&self.config)?;
+        let (got, max) = (tokens.ids.len(), self.plan.max_tokens);
+        if got > max {
+            return Err(Error::BatchTooLarge { got, max });
+        }
+        self.tokens.clear();
+        self.tokens.extend_from_slice(tokens.ids);
+        self.seq = tokens.seq;
+        let mut x = self.take()?;
+        let dim = self.config.dim;
+        let w = self.storage.weight(Role::Embed, Role::Embed, None);
+        embedding::forward(&self.exec.pool, &self.tokens, w, dim, &mut x.0[..got * dim]);
+        Ok(x)
+    }
+
+    fn attention(&mut self, layer: usize, x: Act) -> Result<Act> {
+        let mut y = self.take()?;
+        self.attention_inside(layer, &x);
+        let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
+        let o = Mat::new(&self.layers[slot].o, tokens, c.q_dim());
+        let w = Mat::new(self.storage.weight(Role::O, Role::O, Some(layer)), c.dim, c.q_dim());
+        copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
+        self.exec.matmul(1.0, o, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
+        self.keep(layer, 0, x);
+        Ok(y)
+    }
+
+    fn ffn(&mut self, layer: usize, x: Act) -> Result<Act> {
+        let mut y = self.take()?;
+        self.ffn_inside(layer, &x);
+        let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
+        let (isa, hidden) = (self.exec.isa, c.hidden);
+        let gate_up = Rows::new(&self.layers[slot].gate_up[..tokens * 2 * hidden], 2 * hidden);
+        let gated = &mut self.scratch.wide[..tokens * hidden];
+        self.exec.pool.each((gate_up, RowsMut::new(gated, hidden)), |_, (gate_up, y)| {
+            let (gate, up) = gate_up.split_at(hidden);
+            swiglu::forward(isa, gate, up, y);
+        });
+        let w = Mat::new(self.storage.weight(Role::Down, Role::Down, Some(layer)), c.dim, hidden);
+        copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
+        let gated = Mat::new(gated, tokens, hidden);
+        self.exec.matmul(1.0, gated, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
+        self.keep(layer, 1, x);
+        Ok(y)
+    }
+
+    fn loss(&mut self, x: Act, targets: &[TokenId]) -> Result<f32> {
+        let loss = self.head(&x, targets, None);
+        self.free.push(x);
+        loss
+    }
+
+    fn loss_backward(&mut self, x: Act, targets: &[TokenId]) -> Result<(f32, Act)> {
+        let mut dx = self.take()?;
+        let loss = self.head(&x, targets, Some(&mut dx));
+        self.free.push(x);
+        Ok((loss?, dx))
+    }
+
+    fn ffn_backward(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
+        let x = self.kept(layer, 1)?;
+        let (slot, l) = (self.inside(layer), Some(layer));
+        if self.plan.recompute {
+            self.ffn_inside(layer, &x);
+        } else {
+            let norm = &mut self.scratch.norm[..self.tokens.len() * self.config.dim];
+            let gain = self.storage.weight(Role::FfnNorm, Role::FfnNorm, l);
+            normalise(&self.exec, &x, gain, self.config.norm_eps, norm);
+        }
+        let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
+        let (dim, hidden) = (c.dim, c.hidden);
+        let d = Mat::new(&dy.0, tokens, dim);
+        let gated = &mut self.scratch.wide[..tokens * hidden];
+        let w = Mat::new(self.storage.weight(Role::Down, Role::Down, l), dim, hidden);
+        self.exec.matmul(1.0, d, w, Into::Set, MatMut::new(gated, tokens, hidden));
+        let gate_up = &mut self.layers[slot].gate_up[..tokens * 2 * hidden];
+        let parts = (RowsMut::new(gate_up, 2 * hidden), RowsMut::new(gated, hidden));
+        self.exec.pool.each(parts, |_, (gate_up, dy)| {
+            let (gate, up) = gate_up.split_at_mut(hidden);
+            swiglu::backward(isa, gate, up, dy);
+        });
+        let (dw, into) = self.storage.gradient(Role::Down, Role::Down, l);
+        let gated = Mat::new(gated, tokens, hidden);
+        self.exec.matmul(1.0, d.t(), gated, into, MatMut::new(dw, dim, hidden));
+
+        let d = Mat::new(gate_up, tokens, 2 * hidden);
+        let norm = Mat::new(&self.scratch.norm, tokens, dim);
+        let (dw, into) = self.storage.gradient(Role::Gate, Role::Up, l);
+        self.exec.matmul(1.0, d.t(), norm, into, MatMut::new(dw, 2 * hidden, dim));
+        let w = Mat::new(self.storage.weight(Role::Gate, Role::Up, l), 2 * hidden, dim);
+        let dnorm = MatMut::new(&mut self.scratch.dnorm, tokens, dim);
+        self.exec.matmul(1.0, d, w, Into::Set, dnorm);
+        self.norm_backward(Role::FfnNorm, l, &x, &mut dy);
+        self.free.push(x);
+        Ok(dy)
+    }
+
+    fn attention_backward(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
+        let x = self.kept(layer, 0)?;
+        let (slot, l) = (self.inside(layer), Some(layer));
+        if self.plan.recompute {
+            self.attention_inside(layer, &x);
+        } else {
+            let norm = &mut self.scratch.norm[..self.tokens.len() * self.config.dim];
+            let gain = self.storage.weight(Role::AttnNorm, Role::AttnNorm, l);
+            normalise(&self.exec, &x, gain, self.config.norm_eps, norm);
+        }
+        let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
+        let (dim, q, row) = (c.dim, c.q_dim(), c.q_dim() + 2 * c.kv_dim());
+        let d = Mat::new(&dy.0, tokens, dim);
+        let inside = &self.layers[slot];
+        let (dw, into) = self.storage.gradient(Role::O, Role::O, l);
+        self.exec.matmul(1.0, d.t(), Mat::new(&inside.o, tokens, q), into, MatMut::new(dw, dim, q));
+        let dout = &mut self.scratch.wide[..tokens * q];
+        let w = Mat::new(self.storage.weight(Role::O, Role::O, l), dim, q);
+        self.exec.matmul(1.0, d, w, Into::Set, MatMut::new(dout, tokens, q));
+        attention::backward(
+            &self.exec.pool,
+            isa,
+            Heads::new(c, self.seq),
+            &inside.qkv[..tokens * row],
+            &inside.o[..tokens * q],
+            &inside.lse[..tokens * c.heads],
+            dout,
+            &mut self.scratch.delta[..tokens * c.heads],
+            &mut self.scratch.dqkv[..tokens * row],
+        );
+        self.rotation_backward(layer);
+        if self.config.qkv_bias {
+            self.bias_backward(l);
+        }
+        let d = Mat::new(&self.scratch.dqkv, tokens, row);
+        let norm = Mat::new(&self.scratch.norm, tokens, dim);
+        let (dw, into) = self.storage.gradient(Role::Q, Role::V, l);
+        self.exec.matmul(1.0, d.t(), norm, into, MatMut::new(dw, row, dim));
+        let w = Mat::new(self.storage.weight(Role::Q, Role::V, l), row, dim);
+        let dnorm = MatMut::new(&mut self.scratch.dnorm, tokens, dim);
+        self.exec.matmul(1.0, d, w, Into::Set, dnorm);
+        self.norm_backward(Role::AttnNorm, l, &x, &mut dy);
+        self.free.push(x);
+        Ok(dy)
+    }
+
+    fn embed_backward(&mut self, dx: Act) -> Result<()> {
+        let dw = self.storage.gradient_sum(Role::Embed, Role::Embed, None);
+        embedding::backward(&self.tokens, &dx.0, self.config.dim, dw);
+        self.free.push(dx);
+        Ok(())
+    }
+
+    fn update(&mut self, update: &Update) -> Result<f32> {
+        let isa = self.exec.isa;
+        for p in self.storage.layout.table() {
+            if let Rule::Muon(_) = update.rules.of(p.group) {
+                self.muon.reserve(p.shape[0], p.len() / p.shape[0])?;
+            }
+        }
+        let gradients = self.storage.settle();
+        let squares = &mut self.scratch.squares;
+        self.exec.pool.each((Rows::new(gradients, CHUNK), RowsMut::new(squares, 1)), |_, (g, sum)| {
+            sum[0] = vector::sum_of_squares(isa, g);
+        });
+        let norm = (squares.iter().sum::<f64>().sqrt() * f64::from(update.grad_scale)) as f32;
+        if norm.is_finite() {
+            self.apply(update, update.factor(norm));
+        }
+        self.storage.clear_gradients();
+        Ok(norm)
+    }
+
+    fn download(&mut self, x: &Act) -> Result<Vec<f32>> {
+        Ok(x.0[..self.tokens.len() * self.config.dim].to_vec())
+    }
+}
+
+impl Cpu {
+    /// Moves all parameters: neighbours of the same AdamW in one go, matrices of Muon one by one.
+    fn apply(&mut self, update: &Update, factor: f32) {
+        let isa = self.exec.isa;
+        let count = self.storage.layout.table().len();
+        let rows: Vec<_> = self
+            .storage
+            .layout
+            .table()
+            .iter()
+            .map(|p| (p.id, p.shape[0], update.rules.of(p.group)))
+            .collect();
+        let mut first = 0;
+        while first < count {
+            let (id, height, rule) = rows[first];
+            let mut last = first;
+            match rule {
+                Rule::AdamW(adamw) => {
+                    while last + 1 < count && rows[last + 1].2 == rule {
+                        last += 1;
+                    }
+                    let layout = &self.storage.layout;
+                    let place = layout.range(id).start..layout.range(rows[last].0).end;
+                    let factors = adamw::Factors::new(&adamw, update.step, factor);
+                    let (g, w, m, v) = self.storage.tensors(place);
+                    let parts = (
+                        Rows::new(g, CHUNK),
+                        RowsMut::new(w, CHUNK),
+                        RowsMut::new(m, CHUNK),
+                        RowsMut::new(v, CHUNK),
+                    );
+                    self.exec.pool.each(parts, |_, (g, w, m, v)| adamw::update(isa, &factors, g, w, m, v));
+                }
+                Rule::Muon(muon) => {
+                    let place = self.storage.layout.range(id);
+                    let (g, w, m, _) = self.storage.tensors(place);
+                    muon::update(&mut self.exec, &muon, factor, height, g, w, m, &mut self.muon);
+                }
+            }
+            first = last + 1;
+        }
+    }
+}
+
+/// Tokens of one pass through the head.
+fn head_tokens(c: &ModelConfig) -> usize {
+    (HEAD_LOGITS / c.vocab).clamp(1, HEAD_TOKENS)
+}
+
+fn check_targets(c: &ModelConfig, tokens: usize, targets: &[TokenId]) -> Result<()> {
+    if targets.len() != tokens {
+        return Err(Error::WrongLength { name: "targets".into(), wanted: tokens, got: targets.len() });
+    }
+    match targets.iter().find(|t| **t != TokenId::IGNORE && t.0 as usize >= c.vocab) {
+        Some(&token) => Err(Error::TokenOutOfRange { token, vocab: c.vocab }),
+        None => Ok(()),
+    }
+}
+
+fn normalise(exec: &Exec, x: &Act, gain: &[f32], eps: f32, norm: &mut [f32]) {
+    let (isa, len) = (exec.isa, ROWS * gain.len());
+    exec.pool.each((Rows::new(&x.0[..norm.len()], len), RowsMut::new(norm, len)), |_, (x, norm)| {
+        rms_norm::forward(isa, x, gain, eps, norm);
+    });
+}
+
+fn copy(exec: &Exec, from: &[f32], to: &mut [f32]) {
+    exec.pool
+        .each((Rows::new(from, CHUNK), RowsMut::new(to, CHUNK)), |_, (from, to)| to.copy_from_slice(from));
+}
+
+/// Adds every row of `rows` to `sum`, in order.
+fn add_rows(rows: &[f32], sum: &mut [f32]) {
+    for row in rows.chunks_exact(sum.len()) {
+        for (sum, x) in sum.iter_mut().zip(row) {
+            *sum += x;
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The suite of every backend, on every level of vector instructions and with recomputation.
+
+use backend::conformance::{self, Tolerance};
+use backend_cpu::{Cpu, CpuInfer, Isa, Plan};
+
+const TOLERANCE: Tolerance = Tolerance { block: 2e-5, update: 1e-4 };
+
+fn train(plan: impl Fn(usize) -> Plan) {
+    conformance::train(|config, tokens| Cpu::new(config, plan(tokens)).expect("a small model"), TOLERANCE);
+}
+
+#[test]
+fn trains() {
+    for &isa in Isa::available() {
+        train(|tokens| Plan { isa, ..Plan::new(tokens).with_threads(2) });
+    }
+}
+
+#[test]
+fn trains_with_recomputation() {
+    train(|tokens| Plan::new(tokens).with_threads(3).with_recompute(true));
+}
+
+#[test]
+fn writes() {
+    for &isa in Isa::available() {
+        // More tokens in one pass than any prompt has, and fewer.
+        for tokens in [512, 5] {
+            let plan = Plan { isa, ..Plan::new(tokens).with_threads(2) };
+            let make = |c: &_, weights| CpuInfer::new(c, weights, plan).expect("a small model");
+            conformance::infer(make, 2e-5);
+        }
+    }
+}
