@@ -229,10 +229,20 @@ impl Checkpoints {
         }
 
         durable::create_dir(dir)?;
-        let mut files = hf::save_into(dir, snapshot.config, &export, &mut Keyed { source, key: |id| (id, Slot::Weight) })?;
+        let mut files = hf::save_into(
+            dir,
+            snapshot.config,
+            &export,
+            &mut Keyed { source, key: |id| (id, Slot::Weight) },
+        )?;
         durable::create_dir(&dir.join(TRAINING))?;
         let mut optimizer = durable::HashedFile::create(&dir.join(OPTIMIZER))?;
-        safetensors::write_to(&mut optimizer, &metadata, &moments, &mut Keyed { source, key: |i: usize| snapshot.moments[i] })?;
+        safetensors::write_to(
+            &mut optimizer,
+            &metadata,
+            &moments,
+            &mut Keyed { source, key: |i: usize| snapshot.moments[i] },
+        )?;
         files.push(optimizer.finish(OPTIMIZER)?);
         files.push(durable::write(dir, STATE, &state)?);
         durable::sync_dir(&dir.join(TRAINING))?;

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn names_the_field_at_fault() {
-        let broken: [(&str, fn(&mut ModelConfig)); 9] = [
+        type Break = fn(&mut ModelConfig);
+        let broken: [(&str, Break); 9] = [
             ("dim", |c| c.dim = 0),
             ("layers", |c| c.layers = 1_000_000_000),
             ("kv_heads", |c| c.kv_heads = 5),

@@ -68,8 +68,13 @@ impl HashedFile {
         Ok(())
     }
 
-    /// Writes what is buffered, checks the length and syncs.
-    pub fn finish(mut self, name: &str) -> Result<Written, FileError> {
+    /// Writes what is buffered, checks the length and syncs. On a Mac this ends before the medium; the
+    /// small files that follow, see [`write`], carry everything before them along.
+    pub fn finish(self, name: &str) -> Result<Written, FileError> {
+        self.close(name, |file| Ok(rustix::fs::fsync(file)?))
+    }
+
+    fn close(mut self, name: &str, sync: impl FnOnce(&File) -> io::Result<()>) -> Result<Written, FileError> {
         self.flush()?;
         let length = self.file.metadata().map_err(FileError::io("inspect", &self.path))?.len();
         if length != self.bytes {
@@ -77,17 +82,17 @@ impl HashedFile {
             return Err(FileError::io("write", &self.path)(io::Error::other(text)));
         }
         step("checkpoint::fsync")
-            .and_then(|()| Ok(rustix::fs::fsync(&self.file)?))
+            .and_then(|()| sync(&self.file))
             .map_err(FileError::io("sync", &self.path))?;
         Ok(Written { name: name.to_owned(), bytes: self.bytes, hash: self.hasher.finalize() })
     }
 }
 
-/// Writes a new small file.
+/// Writes a new small file, down to the medium (`F_FULLFSYNC` on a Mac).
 pub(crate) fn write(dir: &Path, name: &str, content: &[u8]) -> Result<Written, FileError> {
     let mut file = HashedFile::create(&dir.join(name))?;
     file.write(content)?;
-    file.finish(name)
+    file.close(name, File::sync_all)
 }
 
 /// Puts a small file in the place of the old one: after a crash one of the two is there, whole.
@@ -117,8 +122,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
         .map_err(FileError::io("delete", path))
 }
 
-/// Makes the names in a directory durable. On a Mac this reaches the medium (`F_FULLFSYNC`), so
-/// that files before it need only the plain call.
+/// Makes the names in a directory durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
     let synced = step("checkpoint::sync_dir").and_then(|()| File::open(path)?.sync_all());
     match synced {

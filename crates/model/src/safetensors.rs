@@ -25,6 +25,8 @@ pub(crate) use write::{header_bytes, write_to};
 pub const MAX_HEADER: u64 = 16_000_000;
 /// Most tensors in one file.
 pub const MAX_TENSORS: usize = 200_000;
+/// Most free-form strings in one header.
+pub const MAX_METADATA: usize = 10_000;
 /// Most dimensions of a tensor.
 pub const MAX_RANK: usize = 8;
 

@@ -11,7 +11,7 @@ use common::config;
 use fail::FailScenario;
 use model::checkpoint::{Checkpoints, Keep, Saved, Snapshot};
 use model::hf::{self, Export};
-use model::{FileError, ParamId, Params, Slot};
+use model::{FileError, ParamId, Params, Slot, from_fn};
 
 const POINTS: [&str; 6] = [
     "checkpoint::mkdir",
@@ -42,8 +42,10 @@ fn save(dir: &Path, step: u64) -> Result<Saved, FileError> {
         moments: &moments(&params),
         state: &step,
     };
-    Checkpoints::open(dir, KEEP)?
-        .save(&snapshot, &mut |id, slot| Ok(Cow::Owned(vec![value(step, id, slot); params.get(id).len()])))
+    Checkpoints::open(dir, KEEP)?.save(
+        &snapshot,
+        &mut from_fn(|(id, slot)| Ok(Cow::Owned(vec![value(step, id, slot); params.get(id).len()]))),
+    )
 }
 
 /// The step of the checkpoint that a run would go on from, after checking every number in it.
@@ -142,7 +144,8 @@ fn names_the_file_and_the_reason_when_the_medium_is_read_only_or_full() {
         if point == "checkpoint::write" {
             std::fs::create_dir(&target).unwrap();
         }
-        let error = hf::save(&target, &config(), &Export::default(), &mut |_| unreachable!()).unwrap_err();
+        let error =
+            hf::save(&target, &config(), &Export::default(), &mut from_fn(|_| unreachable!())).unwrap_err();
         let place = if errno == 28 { target.join("config.json") } else { target };
         assert_eq!(error.to_string(), format!("cannot create {}: {wanted}", place.display()));
         fail::remove(point);

@@ -54,10 +54,12 @@ pub(crate) fn save_into(
     for (i, entries) in shards.iter().enumerate() {
         let name = index::shard_name(i, shards.len());
         let mut file = durable::HashedFile::create(&dir.join(&name))?;
-        write_to(&mut file, &metadata(), entries, &mut Keyed {
-            source,
-            key: |_| ids.next().expect("the shards hold each parameter once"),
-        })?;
+        write_to(
+            &mut file,
+            &metadata(),
+            entries,
+            &mut Keyed { source, key: |_| ids.next().expect("the shards hold each parameter once") },
+        )?;
         written.push(file.finish(&name)?);
     }
     if shards.len() > 1 {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{Dtype, MAX_RANK, MAX_TENSORS, Tensor};
+use super::{Dtype, MAX_METADATA, MAX_RANK, MAX_TENSORS, Tensor};
 use crate::FileError;
 use crate::error::shorten;
 
@@ -151,7 +151,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         let mut metadata_seen = false;
         while let Some(name) = map.next_key::<String>()? {
             let twice = if name == "__metadata__" {
-                header.metadata = map.next_value()?;
+                let Metadata(metadata) = map.next_value()?;
+                header.metadata = metadata;
                 std::mem::replace(&mut metadata_seen, true)
             } else if header.tensors.contains_key(&name) {
                 true
@@ -167,6 +168,36 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             }
         }
         Ok(header)
+    }
+}
+
+/// Strings by name, a bounded number of them.
+struct Metadata(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MetadataVisitor)
+    }
+}
+
+struct MetadataVisitor;
+
+impl<'de> Visitor<'de> for MetadataVisitor {
+    type Value = Metadata;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "an object of at most {MAX_METADATA} strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+        let mut strings = BTreeMap::new();
+        while let Some((name, value)) = map.next_entry::<String, String>()? {
+            strings.insert(name, value);
+            if strings.len() > MAX_METADATA {
+                return Err(de::Error::invalid_length(strings.len(), &self));
+            }
+        }
+        Ok(Metadata(strings))
     }
 }
 
