@@ -112,6 +112,12 @@ fn directory(shard_bytes: u64) -> TempDir {
     dir
 }
 
+/// A new file in the place of the old one. Writing over the old one is slow on file systems that sync then.
+fn put(path: &Path, content: &[u8]) {
+    fs::remove_file(path).unwrap();
+    fs::write(path, content).unwrap();
+}
+
 /// Changes one file of a good directory many times; `read` must survive each. Some changes must be
 /// refused, else they reach nothing.
 fn fuzz(name: &str, dir: &Path, cases: usize, read: impl Fn() -> Result<(), FileError>) {
@@ -121,7 +127,7 @@ fn fuzz(name: &str, dir: &Path, cases: usize, read: impl Fn() -> Result<(), File
     let mut refused = 0;
     for case in 0..cases {
         let changed = mutator.change(&original);
-        fs::write(&path, &changed).unwrap();
+        put(&path, &changed);
         refused += !bounded(&format!("{name} case {case}"), changed.len(), &read) as usize;
     }
     assert!(refused > cases / 4, "only {refused} of {cases} changes of {name} were noticed");
@@ -158,7 +164,7 @@ fn headers(path: &Path, cases: usize) {
             if case % 8 == 0 { mutator.0.next_u64() >> mutator.below(64) } else { changed.len() as u64 };
         changed.splice(0..0, length.to_le_bytes());
         changed.extend(&original[header..]);
-        fs::write(path, &changed).unwrap();
+        put(path, &changed);
         let read_all = || {
             let file = TensorFile::open(path)?;
             file.tensors().iter().try_for_each(|t| file.read(t).map(drop))
@@ -189,7 +195,7 @@ fn manifests(cases: usize) {
     let mut aside = 0;
     for case in 0..cases {
         let changed = mutator.change(&original);
-        fs::write(&manifest, &changed).unwrap();
+        put(&manifest, &changed);
         bounded(&format!("manifest case {case}"), changed.len(), || {
             let checkpoints = Checkpoints::open(dir.path(), Keep::default())?;
             let found = checkpoints.load::<u64>()?;
