@@ -100,9 +100,10 @@ fn check(path: &Path) -> usize {
             let got = run(&program, function, &lists(call), arithmetic);
             let want = lists(want);
             let fits = got.len() == want.len()
-                && got.iter().zip(&want).all(|(g, w)| {
-                    g.len() == w.len() && g.iter().zip(w).all(|(&g, &w)| close(g, w, steps))
-                });
+                && got
+                    .iter()
+                    .zip(&want)
+                    .all(|(g, w)| g.len() == w.len() && g.iter().zip(w).all(|(&g, &w)| close(g, w, steps)));
             assert!(fits, "{name}: {arithmetic:?} {line}\n got {got:?}");
             count += 1;
         }

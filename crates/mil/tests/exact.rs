@@ -60,15 +60,9 @@ impl Ziggurat {
         let density = |x: f64| (-0.5 * x * x).exp();
         loop {
             let bits = rng.next();
-            // numpy numbers its layers from the top, with the base as 0.
             let layer = (bits & 0xff) as usize;
             let negative = bits >> 8 & 1 == 1;
             let magnitude = (bits >> 9 & ((1 << 52) - 1)) as f64;
-            let (wide, narrow) = match layer {
-                0 => (self.x[0], self.x[1]),
-                n => (self.x[257 - n - 1 + usize::from(n == 0)], self.x[257 - n]),
-            };
-            let _ = (wide, narrow);
             let (outer, inner) = self.layer(layer);
             let x = magnitude * outer / Self::SCALE;
             let signed = if negative { -x } else { x };
@@ -92,11 +86,109 @@ impl Ziggurat {
         }
     }
 
-    /// Right edges of a layer and of the one above it.
+    /// Right edges of a layer and of the one above it; 0 is the base, the others count from the top.
     fn layer(&self, layer: usize) -> (f64, f64) {
         match layer {
             0 => (self.x[0], self.x[1]),
             n => (self.x[256 - n], self.x[257 - n]),
         }
     }
+}
+
+fn matrix(rng: &mut Pcg64, ziggurat: &Ziggurat, n: usize) -> Vec<f32> {
+    let scale = (n as f64).sqrt() as f32;
+    (0..n * n).map(|_| ziggurat.sample(rng) as f32 / scale).collect()
+}
+
+fn halves(values: &[f32]) -> Vec<f16> {
+    values.iter().map(|&x| f16::from_f32(x)).collect()
+}
+
+/// Relative error of `x · Wᵀ` against float64 over the first 256 rows, and the count of flushed products.
+fn relative_error(n: usize) -> (f64, u64) {
+    let (mut rng, ziggurat) = (Pcg64::new(), Ziggurat::new());
+    let (x, w) = (matrix(&mut rng, &ziggurat, n), matrix(&mut rng, &ziggurat, n));
+    let rows = n.min(256);
+
+    let mut b = Builder::new("main");
+    let vx = b.input("i00_x", DType::Fp16, [rows, n]);
+    let vw = b.input("i01_w", DType::Fp16, [n, n]);
+    let y = b.matmul_flip(vx, vw, Flip::Y);
+    b.output("o00_y", y);
+    let program = verify(Program::new(vec![b.finish().unwrap()]), &Target::default()).unwrap();
+    let settings = Settings { arithmetic: Arithmetic::Exact, ..Settings::default() };
+    let mut plan = Plan::new(&program, settings).unwrap();
+    let mut y = vec![f16::ZERO; rows * n];
+    let inputs = [halves(&x[..rows * n]), halves(&w)];
+    let inputs = [Slice::F16(&inputs[0]), Slice::F16(&inputs[1])];
+    let stats = plan.run(&inputs, &mut [SliceMut::F16(&mut y)]).unwrap();
+
+    let (mut error, mut norm) = (0.0, 0.0);
+    for (i, line) in y.chunks_exact(n).enumerate() {
+        for (j, y) in line.iter().enumerate() {
+            let want = dot(&x[i * n..][..n], &w[j * n..][..n]);
+            error += (y.to_f64() - want).powi(2);
+            norm += want * want;
+        }
+    }
+    ((error / norm).sqrt(), stats.flushed)
+}
+
+/// In f64, with eight partial sums for speed.
+fn dot(x: &[f32], w: &[f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    for (x, w) in x.chunks_exact(8).zip(w.chunks_exact(8)) {
+        for i in 0..8 {
+            lanes[i] += f64::from(x[i]) * f64::from(w[i]);
+        }
+    }
+    lanes.iter().sum()
+}
+
+fn assert_published(n: usize, published: f64) {
+    let (error, flushed) = relative_error(n);
+    assert!((error / published - 1.0).abs() < 1e-10, "{n}: {error} against {published}");
+    assert!(flushed > 0);
+}
+
+#[test]
+fn published_error_512() {
+    assert_published(512, 0.002_578_003_970_237_92);
+}
+
+#[test]
+fn published_error_1024() {
+    assert_published(1024, 0.005_528_352_999_597_525);
+}
+
+#[test]
+fn published_error_2048() {
+    assert_published(2048, 0.012_131_920_427_695_623);
+}
+
+#[test]
+fn published_error_4096() {
+    assert_published(4096, 0.027_237_621_125_542_212);
+}
+
+#[test]
+fn other_arithmetics_miss_the_published_error() {
+    // f32 sums of the same fp16 operands, rounded once: what the ANE does not do.
+    let n = 512;
+    let (mut rng, ziggurat) = (Pcg64::new(), Ziggurat::new());
+    let (x, w) = (matrix(&mut rng, &ziggurat, n), matrix(&mut rng, &ziggurat, n));
+    let wide = |v: &[f32]| halves(v).iter().map(|h| h.to_f32()).collect::<Vec<_>>();
+    let (xh, wh) = (wide(&x), wide(&w));
+    let mut y = vec![0.0; n * n];
+    SimdGemm::default().matmul(Mat::rows(&xh, n, n), Mat::columns(&wh, n, n), &mut y);
+    let (mut error, mut norm) = (0.0, 0.0);
+    for i in 0..256 {
+        for j in 0..n {
+            let want = dot(&x[i * n..][..n], &w[j * n..][..n]);
+            error += (f64::from(f16::from_f32(y[i * n + j]).to_f32()) - want).powi(2);
+            norm += want * want;
+        }
+    }
+    let error = (error / norm).sqrt();
+    assert!(error < 0.000_5, "{error}");
 }

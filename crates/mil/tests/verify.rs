@@ -97,7 +97,9 @@ fn every_rule_has_a_file_that_breaks_it() {
     let files = files();
     for rule in RULES {
         let broken = files.iter().any(|(name, text)| {
-            name == rule.id && (text.contains(&format!("error: {}", rule.id)) || text.contains(&format!("warning: {}", rule.id)))
+            name == rule.id
+                && (text.contains(&format!("error: {}", rule.id))
+                    || text.contains(&format!("warning: {}", rule.id)))
         });
         assert!(broken, "tests/verify/{}.mil does not break its rule", rule.id);
     }
@@ -107,10 +109,14 @@ fn every_rule_has_a_file_that_breaks_it() {
 fn the_manual_lists_every_rule() {
     let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ane-rules.md");
     let text = fs::read_to_string(manual).unwrap();
-    let listed: Vec<&str> = text.lines().filter(|l| l.starts_with("| `")).collect();
+    let rules = text.split("## Disagreements").next().unwrap();
+    let listed: Vec<&str> = rules.lines().filter(|l| l.starts_with("| `")).collect();
     let rows: Vec<String> = RULES
         .iter()
-        .map(|r| format!("| `{}` | {} | {:?} | {:?} | {} |", r.id, r.says, r.severity, r.evidence, r.source).to_lowercase())
+        .map(|r| {
+            format!("| `{}` | {} | {:?} | {:?} | {} |", r.id, r.says, r.severity, r.evidence, r.source)
+                .to_lowercase()
+        })
         .collect();
     let listed: Vec<String> = listed.iter().map(|l| l.to_lowercase()).collect();
     assert_eq!(listed, rows, "docs/ane-rules.md and RULES differ");
