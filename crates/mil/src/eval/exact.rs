@@ -19,6 +19,7 @@ use pulp::Arch;
 
 use super::gemm::Mat;
 use super::round::{MAC_LIMIT, half_away};
+use super::vector::vector_fn;
 
 /// Sums are kept in units of the grid, 2^-16.
 const GRID: f32 = 65536.0;
@@ -42,8 +43,8 @@ pub(crate) struct Scratch {
 /// Sums are exact while partial sums stay below 2^37, four million times the overflow limit.
 pub(crate) fn matmul(arch: Arch, a: Mat<'_>, b: Mat<'_>, out: &mut [f16], scratch: &mut Scratch) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
-    pack_panels(arch, b, &mut scratch.panels);
-    let largest_b = largest(arch, b);
+    pack_panels(b, &mut scratch.panels);
+    let largest_b = largest(arch, b.data);
     for row in (0..m).step_by(ROWS) {
         let rows = ROWS.min(m - row);
         let largest_a = pack_block(a, row, rows, &mut scratch.block);
@@ -57,9 +58,9 @@ pub(crate) fn matmul(arch: Arch, a: Mat<'_>, b: Mat<'_>, out: &mut [f16], scratc
         for (panel, first) in scratch.panels.chunks_exact((k * 2 * COLS).max(1)).zip((0..n).step_by(COLS)) {
             let cols = COLS.min(n - first);
             let sums = if narrow {
-                arch.dispatch(|| tile(&scratch.block, panel)).map(|row| row.map(f64::from))
+                tile(arch, &scratch.block, panel).map(|row| row.map(f64::from))
             } else {
-                arch.dispatch(|| wide_tile(&scratch.block, panel))
+                wide_tile(arch, &scratch.block, panel)
             };
             for (line, sums) in lines.iter_mut().zip(&sums).take(rows) {
                 for (y, sum) in line[first..first + cols].iter_mut().zip(sums) {
@@ -87,32 +88,39 @@ pub(crate) fn round_sum(sum: f64) -> f16 {
     f16::from_bits(half_away(sum))
 }
 
-#[inline(always)]
-fn tile(block: &[f32], panel: &[f32]) -> [[f32; COLS]; ROWS] {
-    let mut acc = [[0f32; COLS]; ROWS];
-    for (a, b) in block.chunks_exact(2 * ROWS).zip(panel.chunks_exact(2 * COLS)) {
-        let (values, powers) = b.split_at(COLS);
-        for r in 0..ROWS {
-            for j in 0..COLS {
-                acc[r][j] += term(a[r], a[ROWS + r], values[j], powers[j]);
+vector_fn! {
+    fn tile(block: &'a [f32], panel: &'a [f32]) -> [[f32; COLS]; ROWS] {
+        // Row by row: the sums of one row stay in registers.
+        let mut rows = [[0f32; COLS]; ROWS];
+        for (r, row) in rows.iter_mut().enumerate() {
+            let mut acc = [0f32; COLS];
+            for (a, b) in block.chunks_exact(2 * ROWS).zip(panel.chunks_exact(2 * COLS)) {
+                let (values, powers) = b.split_at(COLS);
+                for j in 0..COLS {
+                    acc[j] += term(a[r], a[ROWS + r], values[j], powers[j]);
+                }
             }
+            *row = acc;
         }
+        rows
     }
-    acc
 }
 
-#[inline(always)]
-fn wide_tile(block: &[f32], panel: &[f32]) -> [[f64; COLS]; ROWS] {
-    let mut acc = [[0f64; COLS]; ROWS];
-    for (a, b) in block.chunks_exact(2 * ROWS).zip(panel.chunks_exact(2 * COLS)) {
-        let (values, powers) = b.split_at(COLS);
-        for r in 0..ROWS {
-            for j in 0..COLS {
-                acc[r][j] += f64::from(term(a[r], a[ROWS + r], values[j], powers[j]));
+vector_fn! {
+    fn wide_tile(block: &'a [f32], panel: &'a [f32]) -> [[f64; COLS]; ROWS] {
+        let mut rows = [[0f64; COLS]; ROWS];
+        for (r, row) in rows.iter_mut().enumerate() {
+            let mut acc = [0f64; COLS];
+            for (a, b) in block.chunks_exact(2 * ROWS).zip(panel.chunks_exact(2 * COLS)) {
+                let (values, powers) = b.split_at(COLS);
+                for j in 0..COLS {
+                    acc[j] += f64::from(term(a[r], a[ROWS + r], values[j], powers[j]));
+                }
             }
+            *row = acc;
         }
+        rows
     }
-    acc
 }
 
 /// One product in grid units. `x` is in grid units already; `px`, `pw` are the powers of two of
@@ -147,27 +155,35 @@ fn pack_block(a: Mat<'_>, row: usize, rows: usize, block: &mut Vec<f32>) -> f32 
     largest
 }
 
-fn pack_panels(arch: Arch, b: Mat<'_>, panels: &mut Vec<f32>) {
+fn pack_panels(b: Mat<'_>, panels: &mut Vec<f32>) {
     let (k, n) = (b.rows, b.cols);
     panels.clear();
     panels.resize(n.div_ceil(COLS) * k * 2 * COLS, 0.0);
-    arch.dispatch(|| {
-        for (p, panel) in panels.chunks_exact_mut((k * 2 * COLS).max(1)).enumerate() {
-            let first = p * COLS;
-            let cols = COLS.min(n - first);
-            for (k, line) in panel.chunks_exact_mut(2 * COLS).enumerate() {
-                let (values, powers) = line.split_at_mut(COLS);
-                for j in 0..cols {
-                    values[j] = b.at(k, first + j);
-                    powers[j] = power(values[j]);
-                }
+    for (p, panel) in panels.chunks_exact_mut((k * 2 * COLS).max(1)).enumerate() {
+        let first = p * COLS;
+        let cols = COLS.min(n - first);
+        for (k, line) in panel.chunks_exact_mut(2 * COLS).enumerate() {
+            let (values, powers) = line.split_at_mut(COLS);
+            for j in 0..cols {
+                values[j] = b.at(k, first + j);
+                powers[j] = power(values[j]);
             }
         }
-    });
+    }
 }
 
-fn largest(arch: Arch, b: Mat<'_>) -> f32 {
-    arch.dispatch(|| b.data.iter().fold(0f32, |m, x| if x.abs() > m { x.abs() } else { m }))
+vector_fn! {
+    fn largest(values: &'a [f32]) -> f32 {
+        let mut lanes = [0f32; 32];
+        let chunks = values.chunks_exact(32);
+        let rest = chunks.remainder().iter().fold(0f32, |m, x| m.max(x.abs()));
+        for chunk in chunks {
+            for (m, x) in lanes.iter_mut().zip(chunk) {
+                *m = if x.abs() > *m { x.abs() } else { *m };
+            }
+        }
+        lanes.iter().fold(rest, |m, x| m.max(*x))
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use pulp::Arch;
 
+use super::vector::vector_fn;
 use super::{Io, Kernel, Lower, coalesce, store};
 
 /// Elements that are widened, computed and rounded at once; they stay in the first cache.
@@ -12,13 +13,7 @@ pub(crate) fn unary(f: impl Fn(f32) -> f32 + Copy + Send + Sync + 'static) -> Lo
     Lower::kernel(Map {
         arity: 1,
         exact: false,
-        lanes: move |arch: Arch, a: &mut [f32], _: &[f32], _: &[f32]| {
-            arch.dispatch(|| {
-                for x in a.iter_mut() {
-                    *x = f(*x);
-                }
-            });
-        },
+        lanes: move |arch: Arch, a: &mut [f32], _: &[f32], _: &[f32]| map1(arch, a, f),
     })
 }
 
@@ -27,13 +22,7 @@ pub(crate) fn binary(f: impl Fn(f32, f32) -> f32 + Copy + Send + Sync + 'static)
     Lower::kernel(Map {
         arity: 2,
         exact: false,
-        lanes: move |arch: Arch, a: &mut [f32], b: &[f32], _: &[f32]| {
-            arch.dispatch(|| {
-                for (x, y) in a.iter_mut().zip(b) {
-                    *x = f(*x, *y);
-                }
-            });
-        },
+        lanes: move |arch: Arch, a: &mut [f32], b: &[f32], _: &[f32]| map2(arch, a, b, f),
     })
 }
 
@@ -42,13 +31,7 @@ pub(crate) fn ternary(f: impl Fn(f32, f32, f32) -> f32 + Copy + Send + Sync + 's
     Lower::kernel(Map {
         arity: 3,
         exact: false,
-        lanes: move |arch: Arch, a: &mut [f32], b: &[f32], c: &[f32]| {
-            arch.dispatch(|| {
-                for ((x, y), z) in a.iter_mut().zip(b).zip(c) {
-                    *x = f(*x, *y, *z);
-                }
-            });
-        },
+        lanes: move |arch: Arch, a: &mut [f32], b: &[f32], c: &[f32]| map3(arch, a, b, c, f),
     })
 }
 
@@ -63,6 +46,30 @@ pub(crate) fn convert(f: impl Fn(f32) -> f32 + Copy + Send + Sync + 'static) -> 
             }
         },
     })
+}
+
+vector_fn! {
+    fn map1<F: Fn(f32) -> f32>(a: &'a mut [f32], f: F) {
+        for x in a.iter_mut() {
+            *x = f(*x);
+        }
+    }
+}
+
+vector_fn! {
+    fn map2<F: Fn(f32, f32) -> f32>(a: &'a mut [f32], b: &'a [f32], f: F) {
+        for (x, y) in a.iter_mut().zip(b) {
+            *x = f(*x, *y);
+        }
+    }
+}
+
+vector_fn! {
+    fn map3<F: Fn(f32, f32, f32) -> f32>(a: &'a mut [f32], b: &'a [f32], c: &'a [f32], f: F) {
+        for ((x, y), z) in a.iter_mut().zip(b).zip(c) {
+            *x = f(*x, *y, *z);
+        }
+    }
 }
 
 struct Map<F> {

@@ -23,6 +23,7 @@ pub(crate) mod math;
 mod plan;
 mod round;
 pub(crate) mod stats;
+pub(crate) mod vector;
 mod view;
 
 use pulp::Arch;

@@ -4,6 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use pulp::Arch;
 
+use super::vector::vector_fn;
 use super::{Slice, Stats};
 
 /// Multiply-accumulate results at or beyond this become ±∞ on the ANE: half of fp16's range.
@@ -60,13 +61,7 @@ pub(crate) fn store_exact(dst: &mut Buf, at: usize, src: &[f32]) {
 
 /// [`store`] behind the multiply-accumulate limit.
 pub(crate) fn store_mac(arch: Arch, dst: &mut Buf, at: usize, src: &mut [f32], stats: &mut Stats) {
-    arch.dispatch(|| {
-        for x in src.iter_mut() {
-            if x.abs() >= MAC_LIMIT {
-                *x = f32::INFINITY.copysign(*x);
-            }
-        }
-    });
+    limit(arch, src);
     store(arch, dst, at, src, stats);
 }
 
@@ -74,18 +69,30 @@ pub(crate) fn store_mac(arch: Arch, dst: &mut Buf, at: usize, src: &mut [f32], s
 pub(crate) fn count(arch: Arch, values: &[f16], stats: &mut Stats) {
     // Blocks keep the lane counters inside 16 bits.
     for block in values.chunks(1 << 15) {
-        let (infinite, subnormal) = arch.dispatch(|| {
-            let (mut infinite, mut subnormal) = (0u16, 0u16);
-            for x in block {
-                let magnitude = x.to_bits() & 0x7fff;
-                infinite += u16::from(magnitude == 0x7c00);
-                // 1..=0x3ff, with one comparison.
-                subnormal += u16::from(magnitude.wrapping_sub(1) < 0x3ff);
-            }
-            (infinite, subnormal)
-        });
+        let (infinite, subnormal) = tally(arch, block);
         stats.overflows += u64::from(infinite);
         stats.subnormals += u64::from(subnormal);
+    }
+}
+
+vector_fn! {
+    fn limit(values: &'a mut [f32]) {
+        for x in values.iter_mut() {
+            *x = if x.abs() >= MAC_LIMIT { f32::INFINITY.copysign(*x) } else { *x };
+        }
+    }
+}
+
+vector_fn! {
+    fn tally(block: &'a [f16]) -> (u16, u16) {
+        let (mut infinite, mut subnormal) = (0u16, 0u16);
+        for x in block {
+            let magnitude = x.to_bits() & 0x7fff;
+            infinite += u16::from(magnitude == 0x7c00);
+            // 1..=0x3ff, with one comparison.
+            subnormal += u16::from(magnitude.wrapping_sub(1) < 0x3ff);
+        }
+        (infinite, subnormal)
     }
 }
 

@@ -8,11 +8,10 @@
 //!
 //! Computed in f32 and rounded once; on the ANE they are several passes with roundings between.
 
-use pulp::Arch;
-
 use super::elementwise::same_as_x;
 use super::reduce::axes;
 use super::{Call, Fault, Kind, OpDef, Support, Work, may, need};
+use crate::eval::vector::vector_fn;
 use crate::eval::{Io, Kernel, Layout, Lower, MAX_RANK, View, math, store, store_exact};
 use crate::types::TensorType;
 
@@ -207,39 +206,63 @@ fn restore_order(io: &mut Io<'_>, perm: &[usize]) {
     io.env.scratch[1] = line;
 }
 
-/// Softmax of each row, in place.
-pub(crate) fn softmax_rows(arch: Arch, values: &mut [f32], width: usize) {
-    arch.dispatch(|| {
+vector_fn! {
+    /// Softmax of each row, in place.
+    pub(crate) fn softmax_rows(values: &'a mut [f32], width: usize) {
         for row in values.chunks_exact_mut(width) {
-            let max = row.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+            let max = largest(row);
             for x in row.iter_mut() {
                 *x = math::exp(*x - max);
             }
-            let mut lanes = [0f32; 16];
-            let chunks = row.chunks_exact(16);
-            let rest: f32 = chunks.remainder().iter().sum();
-            for chunk in chunks {
-                for (lane, x) in lanes.iter_mut().zip(chunk) {
-                    *lane += x;
-                }
-            }
-            let scale = 1.0 / (lanes.iter().sum::<f32>() + rest);
+            let scale = 1.0 / sum(row);
             for x in row.iter_mut() {
                 *x *= scale;
             }
         }
-    });
+    }
 }
 
-fn normalise(arch: Arch, values: &mut [f32], width: usize, epsilon: f32) {
-    arch.dispatch(|| {
+vector_fn! {
+    fn normalise(values: &'a mut [f32], width: usize, epsilon: f32) {
         for row in values.chunks_exact_mut(width) {
-            let mean = row.iter().sum::<f32>() / width as f32;
-            let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / width as f32;
+            let mean = sum(row) / width as f32;
+            for x in row.iter_mut() {
+                *x -= mean;
+            }
+            let variance = row.iter().map(|x| x * x).sum::<f32>() / width as f32;
             let scale = 1.0 / (variance + epsilon).sqrt();
             for x in row.iter_mut() {
-                *x = (*x - mean) * scale;
+                *x *= scale;
             }
         }
-    });
+    }
+}
+
+/// Partial results side by side, so that the loops become vector code.
+const LANES: usize = 32;
+
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+    for chunk in chunks {
+        for (m, x) in lanes.iter_mut().zip(chunk) {
+            *m = if *x > *m { *x } else { *m };
+        }
+    }
+    lanes.iter().fold(rest, |m, &x| if x > m { x } else { m })
+}
+
+#[inline(always)]
+fn sum(row: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += x;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
 }
