@@ -1,2 +1,72 @@
-//! rustane
-fn main() {}
+//! `rustane`: trains and runs transformer language models.
+//!
+//! The only crate that knows every other, prints, reads the environment and exits.
+
+#![forbid(unsafe_code)]
+
+mod commands;
+mod device;
+mod failure;
+mod paths;
+mod plot;
+mod progress;
+mod settings;
+mod stop;
+mod tensorboard;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Train and run transformer language models: one binary, no Python.
+#[derive(Parser)]
+#[command(name = "rustane", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model from scratch, on the built-in stories or on your own text
+    Train(commands::train::Args),
+    /// Continue a text with a trained model
+    Generate(commands::generate::Args),
+    /// Measure a model on text: loss, perplexity, bits per byte
+    Eval(commands::eval::Args),
+    /// Train and try tokenizers
+    Tokenizer(commands::tokenizer::Args),
+    /// Fetch, prepare and inspect training data
+    Data(commands::data::Args),
+    /// List, show and copy the built-in presets
+    Presets(commands::presets::Args),
+    /// List, show, compare and plot training runs
+    Runs(commands::runs::Args),
+    /// Measure speed on this machine
+    Bench(commands::bench::Args),
+    /// Say what this machine offers and what is missing
+    Doctor(commands::doctor::Args),
+    /// Print a completion script for a shell
+    Completions(commands::completions::Args),
+}
+
+fn main() -> ExitCode {
+    let _scenario = fail::FailScenario::setup();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    // The matches of the subcommand tell where each value came from.
+    let given = matches.subcommand().map(|(_, given)| given).expect("clap demands a subcommand");
+    let result = match cli.command {
+        Command::Train(args) => commands::train::run(args, given),
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Tokenizer(args) => commands::tokenizer::run(args),
+        Command::Data(args) => commands::data::run(args),
+        Command::Presets(args) => commands::presets::run(args),
+        Command::Runs(args) => commands::runs::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
+        Command::Completions(args) => commands::completions::run(args, Cli::command()),
+    };
+    result.unwrap_or_else(|error| failure::report(&error))
+}

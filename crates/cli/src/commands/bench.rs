@@ -1,0 +1,99 @@
+//! `rustane bench`: how fast this machine is.
+
+use std::process::ExitCode;
+
+use bench::StepSettings;
+use clap::Subcommand;
+use engine::RunConfig;
+use serde_json::json;
+
+use super::presets;
+use crate::device::{DeviceArgs, bytes};
+use crate::failure::Failure;
+
+/// Flags of `rustane bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Whole training steps with AdamW on random tokens
+    Step(StepArgs),
+}
+
+#[derive(clap::Args)]
+struct StepArgs {
+    /// Shape of the model; `rustane presets ls` lists them
+    #[arg(long, default_value = "110m")]
+    preset: String,
+    /// Tokens of one sequence
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    seq: usize,
+    /// Sequences of one step
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    batch: usize,
+    /// Measured steps
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    steps: usize,
+    /// Steps before them
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    warmup: usize,
+    /// Recompute activations in the backward pass
+    #[arg(long)]
+    recompute: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Measures.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.what {
+        What::Step(args) => step(&args),
+    }
+}
+
+fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
+    let mut config: RunConfig = toml::from_str(presets::find(&args.preset)?.text)?;
+    config.train.seq = args.seq;
+    config.train.batch = args.batch;
+    config.train.recompute = args.recompute;
+    config.model.max_seq = config.model.max_seq.max(args.seq);
+    config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
+    if args.steps == 0 {
+        return Err(Failure::Usage("--steps is 0, wanted at least 1".into()).into());
+    }
+    let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
+    let backend = args.device.trainer(&config)?;
+    let memory = backend.bytes() as u64;
+    let settings = StepSettings { seq: args.seq, batch: args.batch, warmup: args.warmup, steps: args.steps };
+    let report = bench::step(backend, &settings)?;
+    let share = report.gflop_per_s / peak;
+    if args.json {
+        let mut object = serde_json::to_value(&report)?;
+        let extra = json!({
+            "preset": args.preset, "device": args.device.label(), "precision": "f32", "memory_bytes": memory,
+            "peak_gflop_per_s": peak, "peak_share": share, "rustane": env!("CARGO_PKG_VERSION"),
+        });
+        if let (Some(object), serde_json::Value::Object(extra)) = (object.as_object_mut(), extra) {
+            object.extend(extra);
+        }
+        println!("{object}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let fastest = report.ms.iter().copied().fold(f64::INFINITY, f64::min);
+    let slowest = report.ms.iter().copied().fold(0.0, f64::max);
+    println!("{}: {:.1}M parameters, {} × {} tokens, f32, {}", args.preset, report.params as f64 / 1e6, args.batch, args.seq, args.device.label());
+    for phase in &report.phases {
+        println!("  {:<20} {:>9.1} ms  {:>4.1} %", phase.phase, phase.ms, 100.0 * phase.ms / report.ms_per_step);
+    }
+    println!("  {:<20} {:>9.1} ms  (median of {}, {fastest:.1} to {slowest:.1})", "step", report.ms_per_step, report.ms.len());
+    println!("{:.1} tok/s, {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak measured now", report.tok_per_s, report.gflop_per_s, 100.0 * share);
+    println!("memory {}, loss {:.4} → {:.4}", bytes(memory), report.loss_first, report.loss_last);
+    Ok(ExitCode::SUCCESS)
+}

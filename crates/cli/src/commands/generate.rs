@@ -1,0 +1,151 @@
+//! `rustane generate`: continues a text.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use engine::infer::{self, Finish, Sampling};
+use model::checkpoint::newest_model;
+use model::{Tokenizer, hf};
+
+use crate::device::DeviceArgs;
+use crate::failure::Failure;
+
+/// Flags of `rustane generate`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A run, a checkpoint or a Hugging Face directory [default: the newest run]
+    model: Option<PathBuf>,
+    /// Text to continue
+    #[arg(long, short, default_value = "")]
+    prompt: String,
+    /// Longest continuation, in tokens
+    #[arg(long, short = 'n', default_value_t = 256, value_name = "N")]
+    max_tokens: usize,
+    /// Division of the logits; 0: always the most likely token
+    #[arg(long, short, default_value_t = 0.8, value_name = "X", value_parser = not_negative)]
+    temperature: f32,
+    /// Draw among the so many most likely tokens; 0: among all
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    top_k: usize,
+    /// Draw among the most likely tokens that together have this probability
+    #[arg(long, default_value_t = 0.95, value_name = "P", value_parser = share)]
+    top_p: f32,
+    /// Draw among tokens at least this share as likely as the most likely one
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = share)]
+    min_p: f32,
+    /// Weakens tokens that came before; 1: not at all
+    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive)]
+    repetition_penalty: f32,
+    /// Decides the draws
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Text that ends the continuation; repeatable
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Go on behind the token that ends a text
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Say how fast it was
+    #[arg(long)]
+    stats: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Writes.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let dir = resolve(args.model.as_deref())?;
+    let loaded = hf::load(&dir)?;
+    let tokenizer = Tokenizer::load(&dir.join(hf::TOKENIZER))?;
+    let mut prompt: Vec<_> = tokenizer.bos().into_iter().collect();
+    prompt.extend(tokenizer.encode_with_specials(&args.prompt)?);
+    if prompt.is_empty() {
+        return Err(Failure::Usage("this tokenizer has no token to begin with; give a --prompt".into()).into());
+    }
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        seed: args.seed,
+        max_tokens: args.max_tokens,
+        stop: args.stop,
+        ignore_eos: args.ignore_eos,
+    };
+    let mut writer = args.device.writer(&loaded.config, loaded.weights).map_err(anyhow::Error::from_boxed)?;
+    let mut out = std::io::stdout();
+    let mut show = |text: &str| out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    // A closed pipe is no fault: the reader has enough.
+    let mut open = show(&args.prompt).is_ok();
+    let done = infer::generate(&mut *writer, &tokenizer, &prompt, &sampling, &mut |piece| {
+        open = open && show(piece).is_ok();
+        open
+    })
+    .context("cannot write this text")?;
+    if open {
+        println!();
+    }
+    if args.stats {
+        let rate = |n: usize, d: std::time::Duration| n as f64 / d.as_secs_f64().max(1e-9);
+        eprintln!(
+            "prompt {} tokens at {:.0} tok/s, text {} tokens at {:.0} tok/s, on {}; ended by {}",
+            prompt.len(),
+            rate(prompt.len(), done.prefill),
+            done.tokens.len(),
+            rate(done.tokens.len(), done.decode),
+            args.device.label(),
+            match done.finish {
+                Finish::Eos => "the model",
+                Finish::Stop => "a stop text",
+                Finish::Length => "its length",
+                Finish::Cancelled => "the reader",
+            }
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The directory of a model: a path, a name under `runs/`, or the newest run.
+pub fn resolve(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let dir = match given {
+        Some(path) if path.exists() => path.to_owned(),
+        Some(path) => {
+            let run = Path::new("runs").join(path);
+            if !run.exists() {
+                let text = format!("there is no {} and no {}", path.display(), run.display());
+                return Err(Failure::Usage(text).into());
+            }
+            run
+        }
+        None => newest_run()?,
+    };
+    Ok(newest_model(&dir)?)
+}
+
+fn newest_run() -> Result<PathBuf, Failure> {
+    let runs = std::fs::read_dir("runs").into_iter().flatten().flatten().filter_map(|entry| {
+        let changed = entry.metadata().ok()?.modified().ok()?;
+        newest_model(&entry.path()).ok().map(|_| (changed, entry.path()))
+    });
+    let newest = runs.max().map(|(_, path)| path);
+    newest.ok_or_else(|| Failure::Usage("there is no run in runs/; train one, or name a model".into()))
+}
+
+fn number(text: &str, holds: fn(f32) -> bool, wanted: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|&x: &f32| x.is_finite() && holds(x)).ok_or_else(|| format!("wanted {wanted}"))
+}
+
+fn not_negative(text: &str) -> Result<f32, String> {
+    number(text, |x| x >= 0.0, "a number of at least 0")
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, |x| x > 0.0, "a number above 0")
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+}

@@ -1,0 +1,79 @@
+//! From an error to a message and an exit code.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed while running |
+//! | 2 | wrong use: flags or settings |
+//! | 3 | wrong data: a file that is not what it should be |
+//! | 4 | does not fit into memory |
+//! | 6 | diverged: the loss is no number any more |
+//! | 130, 143 | stopped by a signal; the same command continues |
+
+use std::process::ExitCode;
+
+use engine::data::DataError;
+use engine::train::TrainError;
+use model::{FileError, TokenizerError};
+
+/// An error whose exit code is known where it is made.
+#[derive(Debug)]
+pub enum Failure {
+    /// Wrong flags or settings.
+    Usage(String),
+    /// More memory than there is.
+    DoesNotFit(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Usage(text) | Failure::DoesNotFit(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Prints the error with its causes and returns its exit code.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    let code = error.chain().find_map(file_code).map_or(String::new(), |code| format!("[{code}]"));
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // A transparent error repeats its source.
+        if !text.ends_with(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    eprintln!("error{code}: {text}");
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return match failure {
+                Failure::Usage(_) => 2,
+                Failure::DoesNotFit(_) => 4,
+            };
+        }
+        match cause.downcast_ref::<TrainError>() {
+            Some(TrainError::Diverged { .. }) => return 6,
+            Some(TrainError::LastSave(_) | TrainError::Metrics { .. }) => return 1,
+            Some(TrainError::DataChanged { .. }) => return 3,
+            _ => {}
+        }
+    }
+    if error.chain().any(|cause| file_code(cause).is_some()) { 3 } else { 1 }
+}
+
+/// The number to look up, for errors about the content of a file.
+fn file_code(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(error) = cause.downcast_ref::<FileError>() {
+        return (!matches!(error, FileError::Io { .. } | FileError::Space { .. })).then(|| error.code());
+    }
+    if let Some(error) = cause.downcast_ref::<DataError>() {
+        return Some(error.code());
+    }
+    cause.downcast_ref::<TokenizerError>().map(TokenizerError::code)
+}
