@@ -1,7 +1,7 @@
 //! MIL, the language of Apple's Neural Engine: programs, their text, their rules, their meaning.
 //!
 //! [`Program`] is the typed form, made by [`Builder`] or [`parse`] and printed by `Display`.
-//! [`verify`] checks types and ANE rules and returns the witness [`Verified`], which devices compile
+//! [`verify()`] checks types and ANE rules and returns the witness [`Verified`], which devices compile
 //! and [`eval::Plan`] evaluates. [`blob`] reads and writes the weights, [`cost()`] counts work.
 //!
 //! ```

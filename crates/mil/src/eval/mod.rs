@@ -16,6 +16,7 @@
 //! functions (computed, not tabulated), subnormal operands (kept), bias of a convolution (added after
 //! rounding in exact arithmetic, before it in fast), NaN (propagated).
 
+mod compile;
 mod exact;
 mod gemm;
 pub(crate) mod map;

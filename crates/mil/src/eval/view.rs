@@ -17,7 +17,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Row-major without gaps. The rank is at most [`MAX_RANK`].
+    /// Row-major without gaps. The rank is at most 8.
     pub fn dense(dims: &[usize]) -> Self {
         let mut layout = Self { rank: dims.len(), dims: [1; MAX_RANK], steps: [0; MAX_RANK], offset: 0 };
         let mut step = 1;

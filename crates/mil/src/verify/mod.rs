@@ -19,7 +19,7 @@ pub use target::{Family, Limits, Target};
 /// Source: ANEForge, docs/cross-chip.md.
 pub const SLICE_CLAMP: f32 = 4094.0;
 
-/// A program that passed [`verify`]. Devices compile nothing else.
+/// A program that passed [`verify()`]. Devices compile nothing else.
 #[derive(Clone, Debug)]
 pub struct Verified {
     program: Program,
