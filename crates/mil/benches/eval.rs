@@ -28,10 +28,11 @@ fn main() {
 
 fn measure(name: &str, function: Function, products: &[(usize, usize, usize)]) {
     let program = verify(Program::new(vec![function]), &Target::default()).expect("the kernel is legal");
+    let largest = |f: fn(&(usize, usize, usize)) -> usize| products.iter().map(f).max().unwrap_or(0);
+    let (a, b) = (vec![0.5; largest(|p| p.0 * p.1)], vec![0.25; largest(|p| p.1 * p.2)]);
+    let mut c = vec![0.0; largest(|p| p.0 * p.2)];
     let baseline = seconds(|| {
         for &(m, k, n) in products {
-            let (a, b) = (vec![0.5; m * k], vec![0.25; k * n]);
-            let mut c = vec![0.0; m * n];
             SimdGemm::default().matmul(Mat::rows(&a, m, k), Mat::rows(&b, k, n), &mut c);
             black_box(&c);
         }

@@ -17,6 +17,7 @@
 //! rounding in exact arithmetic, before it in fast), NaN (propagated).
 
 mod compile;
+mod convert;
 mod exact;
 mod gemm;
 pub(crate) mod map;
@@ -149,7 +150,7 @@ impl Env {
                 rounded.resize(m * n, half::f16::ZERO);
                 exact::matmul(self.arch, a, b, &mut rounded, &mut self.exact);
                 let sums = &mut sums[..m * n];
-                half::slice::HalfFloatSliceExt::convert_to_f32_slice(&rounded[..], sums);
+                convert::widen(&rounded, sums);
                 self.rounded = rounded;
                 bias.add(sums, n);
                 store(self.arch, out, at, sums, &mut self.stats);

@@ -246,7 +246,7 @@ fn copy_out(view: View<'_>, to: &Layout, out: &mut SliceMut<'_>, scratch: &mut V
         match out {
             SliceMut::F16(out) => {
                 let out = &mut out[row * row_step..][..width];
-                half::slice::HalfFloatSliceExt::convert_from_f32_slice(out, line);
+                super::convert::narrow(line, out);
             }
             SliceMut::F32(out) => out[row * row_step..][..width].copy_from_slice(line),
         }

@@ -1,9 +1,9 @@
 //! Rounding to fp16, and what it counts.
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use pulp::Arch;
 
+use super::convert::narrow;
 use super::vector::vector_fn;
 use super::{Slice, Stats};
 
@@ -39,7 +39,7 @@ pub(crate) fn store(arch: Arch, dst: &mut Buf, at: usize, src: &mut [f32], stats
     match dst {
         Buf::F16(v) => {
             let v = &mut v[at..at + src.len()];
-            v.convert_from_f32_slice(src);
+            narrow(src, v);
             count(arch, v, stats);
         }
         // The ANE computes fp32 values in fp16 too.
@@ -54,7 +54,7 @@ pub(crate) fn store(arch: Arch, dst: &mut Buf, at: usize, src: &mut [f32], stats
 /// Stores values that are already exact in the type of `dst`.
 pub(crate) fn store_exact(dst: &mut Buf, at: usize, src: &[f32]) {
     match dst {
-        Buf::F16(v) => v[at..at + src.len()].convert_from_f32_slice(src),
+        Buf::F16(v) => narrow(src, &mut v[at..at + src.len()]),
         Buf::F32(v) => v[at..at + src.len()].copy_from_slice(src),
     }
 }

@@ -1,7 +1,8 @@
 //! Strided views: slices, transposes and most reshapes cost nothing.
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
+
+use super::convert::widen;
 
 /// Axes that a view can have; verified programs have at most five.
 pub(crate) const MAX_RANK: usize = 8;
@@ -261,7 +262,7 @@ impl Slice<'_> {
     /// Widens the elements from `at` on, `step` apart, into `out`.
     pub(crate) fn load_row(&self, at: usize, step: isize, out: &mut [f32]) {
         match (self, step) {
-            (Slice::F16(v), 1) => v[at..at + out.len()].convert_to_f32_slice(out),
+            (Slice::F16(v), 1) => widen(&v[at..at + out.len()], out),
             (Slice::F32(v), 1) => out.copy_from_slice(&v[at..at + out.len()]),
             (_, 0) => out.fill(self.get(at)),
             _ => {
