@@ -1,8 +1,8 @@
 //! The evaluator: what a program computes, in fp16 as the ANE does.
 //!
 //! Values live as fp16 at the boundaries of operations, as on the device. A verified program is
-//! compiled once to a [`Plan`]; slices, transposes and reshapes become views, and a run allocates
-//! nothing after the first.
+//! compiled once to a [`Plan`]; slices, transposes and reshapes become views, and a run reuses
+//! the buffers of the first.
 //!
 //! | | [`Arithmetic::Fast`] | [`Arithmetic::Exact`] |
 //! |---|---|---|
