@@ -1,6 +1,7 @@
 //! What every operation needs: threads, instructions, matrix products.
 
-use crate::{CpuError, Gemm, Into, Isa, Mat, MatMut, Plan, Pool};
+use crate::gemm::Gemm;
+use crate::{CpuError, Into, Isa, Mat, MatMut, Plan, Pool};
 
 /// Threads, vector instructions and the matrix product of one backend.
 pub struct Exec {
@@ -14,7 +15,9 @@ pub struct Exec {
 impl Exec {
     /// Starts the threads of a plan.
     pub fn new(plan: &Plan) -> Result<Self, CpuError> {
-        Ok(Self { pool: Pool::new(plan.threads)?, isa: plan.isa, gemm: Gemm::new(plan.isa)? })
+        let mut pool = Pool::new(plan.threads)?;
+        let gemm = Gemm::new(plan.isa, &mut pool)?;
+        Ok(Self { pool, isa: plan.isa, gemm })
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`.

@@ -19,7 +19,7 @@ pub mod probe;
 mod train;
 
 pub use exec::Exec;
-pub use gemm::{Gemm, Into, Mat, MatMut};
+pub use gemm::{Into, Mat, MatMut};
 pub use infer::CpuInfer;
 pub use isa::Isa;
 pub use memory::{Buffer, CpuError};

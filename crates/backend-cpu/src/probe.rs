@@ -26,9 +26,9 @@ simd! {
 }
 
 /// Most multiply-adds in f32 that `threads` threads do together, in GFLOP/s (2 per multiply-add):
-/// the best of several runs of a loop without memory, each thread on its own.
+/// the best of many short runs of a loop without memory, each thread on its own.
 pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
-    const STEPS: usize = 1_000_000;
+    const STEPS: usize = 100_000;
     let pool = Pool::new(threads)?;
     let isa = Isa::detect();
     let flops = 2.0 * (STEPS * CHAINS * LANES * pool.threads()) as f64;
@@ -37,7 +37,7 @@ pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
             black_box(multiply_adds(isa, black_box(STEPS), black_box(1e-3)));
         });
     };
-    Ok(flops / best_of(7, run).as_secs_f64() / 1e9)
+    Ok(flops / best_of(60, run).as_secs_f64() / 1e9)
 }
 
 /// Memory that `threads` threads read together, in GB/s (10⁹ bytes): the best of several passes

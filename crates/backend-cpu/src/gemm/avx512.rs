@@ -3,16 +3,19 @@
 //! `a` is cut into panels of [`MR`] rows, stored `[k][MR]`; `b` into panels of up to [`NR`] columns,
 //! stored `[k][columns]`, columns padded with zeros to whole vectors. The kernel keeps an `MR × NR`
 //! tile of `c` in 24 registers, and per step of `k` loads 3 vectors of `b` and broadcasts 8 numbers
-//! of `a` for 24 fused multiply-adds. A panel of `b` stays in the second-level cache while all
-//! panels of `a` pass by. Packing absorbs transposes. Structure: Goto & van de Geijn 2008,
-//! doi:10.1145/1356052.1356053.
+//! of `a` for 24 fused multiply-adds. Packing absorbs transposes. Structure: Goto & van de Geijn
+//! 2008, doi:10.1145/1356052.1356053.
+//!
+//! The operand with fewer rows or columns is packed once for all threads. The other one is cut into
+//! tasks, each of which packs its part into the second-level cache of its own core and multiplies
+//! it at once: a large weight matrix is read from memory once and never written back packed.
 //!
 //! Each number of `c` is a sum over `k` in order, in blocks of at most [`KC`], whatever its place
 //! in a tile.
 
 use std::arch::x86_64::*;
 
-use super::{Into, Mat, Target};
+use super::{Into, Mat, Target, Task};
 use crate::isa::Level;
 use crate::{Buffer, CpuError, Isa};
 
@@ -24,33 +27,36 @@ const V: usize = 16;
 const NR: usize = 3 * V;
 /// Deepest block: a panel of `b` of this depth is 147 KB.
 const KC: usize = 768;
-/// Most rows of `a` packed at once: 12.6 MB at full depth.
-const MB: usize = 4096;
-/// Most columns of `b` packed at once: 14 MB at full depth.
-const NB: usize = 96 * NR;
-/// Rows of `a` and panels of `b` of one task of the product, and of one task of packing.
+/// Most rows of `a`, or columns of `b`, that are packed for all threads at once: 14 MB at full depth.
+const SHARED: usize = 96 * NR;
+/// Most columns of `b` of one task, and most rows of `a`: 590 KB and 393 KB at full depth.
+const TASK_COLS: usize = 4 * NR;
 const TASK_ROWS: usize = 128;
-const TASK_PANELS: usize = 4;
+/// Tasks that a product is cut into where that leaves whole panels, so that many cores get some.
+const TASKS: usize = 16;
+/// Rows of `a` of one task of packing, and rows that go by while a part of `b` stays in the cache.
 const PACK_ROWS: usize = 64;
+const PASS_ROWS: usize = 256;
 
-/// Memory for packed operands.
+/// Memory for the operand that all threads read.
 pub(super) struct Packs {
     isa: Isa,
-    a: Buffer,
-    b: Buffer,
+    shared: Buffer,
 }
+
+/// Numbers that a task packs for itself.
+pub(super) const SCRATCH: usize = TASK_COLS * KC;
 
 impl Packs {
     pub(super) fn new(isa: Isa) -> Result<Self, CpuError> {
-        let needed = isa.level() == Level::Avx512;
-        let len = |n| if needed { n * KC } else { 0 };
-        let a = Buffer::zeros("packed matrices", len(MB))?;
-        Ok(Self { isa, a, b: Buffer::zeros("packed matrices", len(NB))? })
+        let len = if isa.level() == Level::Avx512 { SHARED * KC } else { 0 };
+        Ok(Self { isa, shared: Buffer::zeros("packed matrices", len)? })
     }
 
+    /// `run` gives each task [`SCRATCH`] numbers.
     pub(super) fn matmul(
         &mut self,
-        run: impl Fn(usize, &(dyn Fn(usize) + Sync)),
+        run: impl Fn(usize, &Task<'_>),
         alpha: f32,
         a: Mat<'_>,
         b: Mat<'_>,
@@ -58,48 +64,62 @@ impl Packs {
         c: Target,
     ) {
         assert!(self.isa.level() == Level::Avx512);
-        let pack_a = Target { data: self.a.as_mut_ptr(), row_stride: 0 };
-        let pack_b = Target { data: self.b.as_mut_ptr(), row_stride: 0 };
-        for (j0, cols) in blocks(b.cols, NB, NR) {
-            for (p0, depth) in blocks(a.cols, KC, 1) {
-                let into = if p0 == 0 { into } else { Into::Add };
-                let b = b.part(p0, depth, j0, cols);
-                for (i0, rows) in blocks(a.rows, MB, PACK_ROWS) {
+        let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0 };
+        let (m, n) = (a.rows, b.cols);
+        for (p0, depth) in blocks(a.cols, KC, 1) {
+            let into = if p0 == 0 { into } else { Into::Add };
+            if n >= m {
+                let b = b.part(p0, depth, 0, n);
+                let width = TASK_COLS.min((n / TASKS).next_multiple_of(NR).max(NR));
+                for (i0, rows) in blocks(m, SHARED, PACK_ROWS) {
                     let a = a.part(i0, rows, p0, depth);
-                    let a_tasks = rows.div_ceil(PACK_ROWS);
-                    let b_tasks = if i0 == 0 { cols.div_ceil(NR) } else { 0 };
-                    run(a_tasks + b_tasks, &|task| {
-                        // SAFETY: the instructions are there (asserted above). Tasks write
-                        // different panels: blocks are at most MB rows, NB columns and KC deep,
-                        // and MB and NB are multiples of the panels, so all fit their memory.
+                    run(rows.div_ceil(PACK_ROWS), &|task, _| {
+                        let row = task * PACK_ROWS;
+                        let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
+                        // SAFETY: the instructions are there (asserted above); tasks write
+                        // different panels, at most SHARED rows and KC deep in all.
+                        unsafe { pack_rows(part, shared.at(0, row * depth).data) };
+                    });
+                    run(n.div_ceil(width), &|task, scratch| {
+                        let col = task * width;
+                        let cols = width.min(n - col);
+                        assert!(scratch.len() >= SCRATCH);
+                        let own = scratch.as_mut_ptr();
+                        // SAFETY: the instructions are there; `own` holds `width · depth` numbers;
+                        // the rows were packed above; this task alone writes these columns of `c`.
                         unsafe {
-                            if task < a_tasks {
-                                let row = task * PACK_ROWS;
-                                let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
-                                pack_rows(part, pack_a.at(0, row * depth).data);
-                            } else {
-                                let col = (task - a_tasks) * NR;
-                                let part = b.part(0, depth, col, NR.min(cols - col));
-                                pack_columns(part, pack_b.at(0, col * depth).data);
+                            for j in (0..cols).step_by(NR) {
+                                let part = b.part(0, depth, col + j, NR.min(cols - j));
+                                pack_columns(part, own.add(j * depth));
+                            }
+                            for i in (0..rows).step_by(PASS_ROWS) {
+                                let count = PASS_ROWS.min(rows - i);
+                                let (a, c) = (shared.at(0, i * depth).data, c.at(i0 + i, col));
+                                panels(count, cols, depth, a, own, c, alpha, into);
                             }
                         }
                     });
-                    let across = cols.div_ceil(TASK_PANELS * NR);
-                    run(rows.div_ceil(TASK_ROWS) * across, &|task| {
-                        let (i, j) = (task / across * TASK_ROWS, task % across * TASK_PANELS * NR);
-                        // SAFETY: the instructions are there; the operands were packed above; this
-                        // task alone writes this part of `c`.
+                }
+            } else {
+                let a = a.part(0, m, p0, depth);
+                let height = TASK_ROWS.min((m / TASKS).next_multiple_of(2 * MR).max(2 * MR));
+                for (j0, cols) in blocks(n, SHARED, NR) {
+                    let b = b.part(p0, depth, j0, cols);
+                    run(cols.div_ceil(NR), &|task, _| {
+                        let col = task * NR;
+                        let part = b.part(0, depth, col, NR.min(cols - col));
+                        // SAFETY: as for the rows above.
+                        unsafe { pack_columns(part, shared.at(0, col * depth).data) };
+                    });
+                    run(m.div_ceil(height), &|task, scratch| {
+                        let row = task * height;
+                        let rows = height.min(m - row);
+                        assert!(scratch.len() >= SCRATCH);
+                        let own = scratch.as_mut_ptr();
+                        // SAFETY: as for the columns above; TASK_ROWS is below TASK_COLS.
                         unsafe {
-                            panels(
-                                TASK_ROWS.min(rows - i),
-                                (TASK_PANELS * NR).min(cols - j),
-                                depth,
-                                pack_a.at(0, i * depth).data,
-                                pack_b.at(0, j * depth).data,
-                                c.at(i0 + i, j0 + j),
-                                alpha,
-                                into,
-                            );
+                            pack_rows(a.part(row, rows, 0, depth), own);
+                            panels(rows, cols, depth, own, shared.at(0, 0).data, c.at(row, j0), alpha, into);
                         }
                     });
                 }

@@ -141,16 +141,25 @@ const FEW_ROWS: usize = 6;
 /// Products smaller than this (multiply-adds) are not worth waking threads for.
 const SERIAL: usize = 1 << 17;
 
+/// One task of a product: its number and the scratch of its thread.
+type Task<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
+
 /// Matrix products with their packing memory.
-pub struct Gemm {
+pub(crate) struct Gemm {
     isa: Isa,
     #[cfg(target_arch = "x86_64")]
     packs: avx512::Packs,
 }
 
 impl Gemm {
-    /// For these instructions.
-    pub fn new(isa: Isa) -> Result<Self, CpuError> {
+    /// For these instructions, on the threads of `pool`.
+    pub fn new(isa: Isa, pool: &mut Pool) -> Result<Self, CpuError> {
+        #[cfg(target_arch = "x86_64")]
+        if isa.level() == Level::Avx512 {
+            pool.reserve_scratch(avx512::SCRATCH)?;
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = pool;
         Ok(Self {
             isa,
             #[cfg(target_arch = "x86_64")]
@@ -158,7 +167,8 @@ impl Gemm {
         })
     }
 
-    /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`.
+    /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`, the one that [`Gemm::new`]
+    /// was given.
     ///
     /// # Panics
     ///
@@ -178,8 +188,12 @@ impl Gemm {
             return;
         }
         let serial = m * n * k < SERIAL;
-        let run = |tasks: usize, f: &(dyn Fn(usize) + Sync)| {
-            if serial { (0..tasks).for_each(f) } else { pool.run(tasks, f) }
+        let run = |tasks: usize, f: &Task<'_>| {
+            if serial {
+                pool.run_with_scratch(1, |_, scratch| (0..tasks).for_each(|task| f(task, scratch)));
+            } else {
+                pool.run_with_scratch(tasks, f);
+            }
         };
         let c = c.target();
         if m <= FEW_ROWS && a.col_stride == 1 && b.row_stride == 1 {
@@ -231,6 +245,11 @@ pub(crate) fn small(
 mod tests {
     use super::*;
     use crate::kernels::check::{assert_close, values};
+    use crate::{Exec, Plan};
+
+    fn exec(isa: Isa, threads: usize) -> Exec {
+        Exec::new(&Plan { isa, ..Plan::new(1).with_threads(threads) }).unwrap()
+    }
 
     fn plain(alpha: f32, a: Mat<'_>, b: Mat<'_>) -> Vec<f64> {
         let mut c = Vec::new();
@@ -267,9 +286,8 @@ mod tests {
 
     #[test]
     fn every_layout_and_shape_gives_the_product() {
-        let pool = Pool::new(2).unwrap();
         for &isa in Isa::available() {
-            let mut gemm = Gemm::new(isa).unwrap();
+            let mut exec = exec(isa, 2);
             for (m, n, k) in shapes() {
                 let (a, b, old) = (values(m * k, 1), values(k * n, 2), values(m * (n + 3), 3));
                 let tolerance = 1e-6 * (k as f64).sqrt().max(2.0) * 4.0;
@@ -279,7 +297,7 @@ mod tests {
                     for (alpha, into) in [(1.0, Into::Set), (-0.5, Into::Add)] {
                         let product = plain(alpha, a, b);
                         let mut c = old.clone();
-                        gemm.matmul(&pool, alpha, a, b, into, MatMut::strided(&mut c, m, n, n + 3));
+                        exec.matmul(alpha, a, b, into, MatMut::strided(&mut c, m, n, n + 3));
                         let mut d = old.clone();
                         let mut scratch = vec![f32::NAN; small_scratch(m, n, k)];
                         small(isa, alpha, a, b, into, MatMut::strided(&mut d, m, n, n + 3), &mut scratch);
@@ -301,14 +319,13 @@ mod tests {
     #[test]
     fn blocks_of_a_large_product_fit_together() {
         // More columns, rows and depth than one block of the packed kernel.
-        let pool = Pool::new(2).unwrap();
-        for (m, n, k) in [(20, 4700, 30), (4200, 20, 24), (24, 50, 1700)] {
+        for (m, n, k) in [(4700, 4800, 2), (4800, 4700, 2), (20, 4700, 30), (24, 50, 1700)] {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             let (a, b) = (Mat::new(&a, k, m).t(), Mat::new(&b, k, n));
             let wanted = plain(1.0, a, b);
             for &isa in Isa::available() {
                 let mut c = vec![f32::NAN; m * n];
-                Gemm::new(isa).unwrap().matmul(&pool, 1.0, a, b, Into::Set, MatMut::new(&mut c, m, n));
+                exec(isa, 2).matmul(1.0, a, b, Into::Set, MatMut::new(&mut c, m, n));
                 assert_close(&c, &wanted, 1e-4);
             }
         }
@@ -320,10 +337,9 @@ mod tests {
             for (m, n, k) in [(4, 300, 900), (130, 600, 900), (700, 60, 50)] {
                 let (a, b) = (values(m * k, 1), values(k * n, 2));
                 let run = |threads| {
-                    let pool = Pool::new(threads).unwrap();
                     let mut c = vec![0.0; m * n];
                     let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, n, k).t());
-                    Gemm::new(isa).unwrap().matmul(&pool, 1.0, a, b, Into::Set, MatMut::new(&mut c, m, n));
+                    exec(isa, threads).matmul(1.0, a, b, Into::Set, MatMut::new(&mut c, m, n));
                     c
                 };
                 let one = run(1);
@@ -334,13 +350,12 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_finite_stay_so() {
-        let pool = Pool::new(1).unwrap();
         for &isa in Isa::available() {
             let mut a = vec![1.0; 20 * 20];
             a[3 * 20 + 5] = f32::NAN;
             let mut c = vec![0.0; 20 * 20];
             let m = Mat::new(&a, 20, 20);
-            Gemm::new(isa).unwrap().matmul(&pool, 1.0, m, m.t(), Into::Set, MatMut::new(&mut c, 20, 20));
+            exec(isa, 1).matmul(1.0, m, m.t(), Into::Set, MatMut::new(&mut c, 20, 20));
             assert!(c[3 * 20].is_nan() && c[4].is_finite());
         }
     }

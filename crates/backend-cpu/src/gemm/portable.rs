@@ -2,13 +2,13 @@
 
 use gemm::Parallelism;
 
-use super::{Into, Mat, Target};
+use super::{Into, Mat, Target, Task};
 
 /// Rows and columns of a tile. Large enough that packing costs little, small enough to share out.
 const TILE: usize = 192;
 
 pub(super) fn matmul(
-    run: impl Fn(usize, &(dyn Fn(usize) + Sync)),
+    run: impl Fn(usize, &Task<'_>),
     alpha: f32,
     a: Mat<'_>,
     b: Mat<'_>,
@@ -17,7 +17,7 @@ pub(super) fn matmul(
 ) {
     let (m, n) = (a.rows, b.cols);
     let across = n.div_ceil(TILE);
-    run(m.div_ceil(TILE) * across, &|task| {
+    run(m.div_ceil(TILE) * across, &|task, _| {
         let (i, j) = (task / across * TILE, task % across * TILE);
         let (rows, cols) = (TILE.min(m - i), TILE.min(n - j));
         let (a, b) = (a.part(i, rows, 0, a.cols), b.part(0, b.rows, j, cols));
