@@ -242,15 +242,30 @@ impl TensorFile {
         self.decode(tensor, self.float(tensor)?, values)
     }
 
+    /// The whole numbers of a tensor of dtype I32, such as token ids.
+    pub fn read_i32(&self, tensor: &Tensor) -> Result<Vec<i32>, FileError> {
+        if tensor.dtype.name() != "I32" {
+            return Err(self.wrong_dtype(tensor, "I32"));
+        }
+        let mut bytes = vec![0; 4 * tensor.len()];
+        self.file.read_exact_at(&mut bytes, tensor.start).map_err(FileError::io("read", &self.path))?;
+        Ok(bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    fn wrong_dtype(&self, tensor: &Tensor, wanted: &'static str) -> FileError {
+        let tensor_name = crate::error::shorten(&tensor.name);
+        FileError::Dtype {
+            path: self.path.clone(),
+            tensor: tensor_name,
+            dtype: tensor.dtype.name().into(),
+            wanted,
+        }
+    }
+
     fn float(&self, tensor: &Tensor) -> Result<Float, FileError> {
         match tensor.dtype {
             Dtype::Float(float) => Ok(float),
-            Dtype::Other { name, .. } => Err(FileError::Dtype {
-                path: self.path.clone(),
-                tensor: crate::error::shorten(&tensor.name),
-                dtype: name.into(),
-                wanted: "F32, F16 or BF16",
-            }),
+            Dtype::Other { .. } => Err(self.wrong_dtype(tensor, "F32, F16 or BF16")),
         }
     }
 

@@ -2,11 +2,14 @@
 //!
 //! A failed expectation panics with the case and the block that differs.
 
+mod golden;
 mod infer;
 mod train;
 
 use model::{Group, Llama3Scaling, ModelConfig, Rope, TokenId, Weights};
 
+pub use crate::checked::relative_error;
+pub use golden::Golden;
 pub use infer::infer;
 pub use train::train;
 
