@@ -1,0 +1,25 @@
+//! Runs MIL programs on a device.
+//!
+//! [`Device`] compiles what [`mil::verify()`] accepted and makes [`Surface`]s; an [`Executable`] binds
+//! surfaces by name to a [`Request`], which runs any number of times. [`VirtualAne`] is such a
+//! device on every machine: it evaluates the program as the hardware would, keeps the hardware's
+//! limits, and adds up in its [`Ledger`] how long a named [`Chip`] would take by [`clock`].
+//! [`predict`] applies the same clock to whole training steps.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod device;
+mod error;
+mod ledger;
+mod surface;
+
+pub mod chip;
+pub mod clock;
+mod virtual_ane;
+
+pub use chip::Chip;
+pub use device::{Device, Executable, Port, Request};
+pub use error::{BindError, CompileError, RunError, Status};
+pub use ledger::{Entry, Ledger};
+pub use surface::{Access, Element, Layout, Memory, ReadGuard, Region, Surface, SurfaceError, WriteGuard};
+pub use virtual_ane::{FastGemm, Faults, Settings, SlowDown, VirtualAne, VirtualExecutable, VirtualRequest};

@@ -1,0 +1,78 @@
+//! The f32 product of the fast arithmetic: the `gemm` crate's kernels, blocks of rows on rayon's threads.
+
+use mil::eval::{Gemm, Mat};
+use rayon::prelude::*;
+
+/// `c = a · b` on all threads of rayon's pool.
+///
+/// Each block of rows is one single-threaded product, and the blocks do not depend on the number of
+/// threads, so neither do the bits of the result.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FastGemm;
+
+/// Rows of a block. Every block packs `b` again: 1 / 128 of its multiplications.
+const ROWS: usize = 128;
+/// Products below this many multiplications stay on the calling thread.
+const SMALL: usize = 1 << 18;
+
+impl Gemm for FastGemm {
+    fn matmul(&self, a: Mat<'_>, b: Mat<'_>, c: &mut [f32]) {
+        let (m, n, k) = (a.rows, b.cols, a.cols);
+        assert_eq!(k, b.rows, "the inner extents of a product agree");
+        let c = &mut c[..m * n];
+        if c.is_empty() {
+            return;
+        }
+        if k == 0 {
+            return c.fill(0.0);
+        }
+        let block = |first: usize, c: &mut [f32]| {
+            let rows = c.len() / n;
+            let a = Mat { data: &a.data[first * a.row_step..], rows, ..a };
+            product(a, b, c);
+        };
+        if m <= ROWS || m * n * k <= SMALL {
+            for (i, c) in c.chunks_mut(ROWS * n).enumerate() {
+                block(i * ROWS, c);
+            }
+        } else {
+            c.par_chunks_mut(ROWS * n).enumerate().for_each(|(i, c)| block(i * ROWS, c));
+        }
+    }
+}
+
+/// `c = a · b` on this thread; `c` is row-major and no extent is zero.
+fn product(a: Mat<'_>, b: Mat<'_>, c: &mut [f32]) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    assert_eq!(c.len(), m * n, "the result has one element per row of a and column of b");
+    for x in [a, b] {
+        let last = (x.rows - 1) * x.row_step + (x.cols - 1) * x.col_step;
+        assert!(last < x.data.len(), "a matrix lies inside its data");
+    }
+    // SAFETY: `c` is exclusive and has m·n elements with steps (n, 1); the last element of `a` and of
+    // `b` lies inside their slices, steps are not negative, so all elements do. `read_dst` is false:
+    // `c` is written, not read.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.data.as_ptr(),
+            a.col_step as isize,
+            a.row_step as isize,
+            b.data.as_ptr(),
+            b.col_step as isize,
+            b.row_step as isize,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
