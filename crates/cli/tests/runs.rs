@@ -107,8 +107,12 @@ fn a_broken_run_does_not_hide_the_others() {
     let dir = two_runs();
     fs::write(dir.path().join("runs/a/metrics.jsonl"), "{\"kind\":\"step\"}\n{}\n").unwrap();
     let table = out(dir.path(), &["runs", "ls"]);
-    assert!(table.contains("broken: ") && table.contains("metrics.jsonl: byte 0: line 1"), "{table}");
-    assert!(table.lines().any(|line| line.starts_with("b ")), "{table}");
+    let rows = rows(&table);
+    assert_eq!(rows[1], ["a", "-", "-", "-", "-", "-", "broken", "-"]);
+    assert_eq!(rows[2][..3], ["b", "2.83M", "30/60"]);
+    let reason =
+        "a cannot be read: runs/a/metrics.jsonl: byte 0: line 1 is no record of a run: missing field `step`";
+    assert_eq!(table.lines().last(), Some(reason));
 }
 
 #[test]
@@ -281,6 +285,30 @@ fn missing_and_broken_metrics_have_clear_errors() {
     assert_eq!(ran.code, 3);
     let start = "error[E3082]: runs/a/step-00000040/training/state.json: not the state of a run";
     assert!(ran.err.starts_with(start), "{}", ran.err);
+}
+
+#[test]
+fn settings_that_no_run_can_have_are_refused() {
+    let dir = two_runs();
+    let state = dir.path().join("runs/a/step-00000040/training/state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replacen("\"dim\":192", "\"dim\":18446744073709551615", 1)).unwrap();
+    fails(
+        dir.path(),
+        &["runs", "show", "a"],
+        3,
+        "error[E3082]: runs/a/step-00000040/training/state.json: not the settings of a run: `model.dim` is \
+         18446744073709551615, wanted 1 to 16777216\n",
+    );
+    fs::remove_dir_all(dir.path().join("runs/a/step-00000040")).unwrap();
+    fs::write(dir.path().join("runs/a/config.toml"), "[train]\nseq = 0\n").unwrap();
+    fails(
+        dir.path(),
+        &["runs", "show", "a"],
+        3,
+        "error[E3082]: runs/a/config.toml: not the settings of a run: `train.seq` is 0, wanted 1 to the 256 \
+         positions of the model (`model.max_seq`)\n",
+    );
 }
 
 #[test]

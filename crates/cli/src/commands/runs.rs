@@ -114,22 +114,18 @@ fn ls(dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut table = Table::new(["run", "model", "steps", "loss", "val_bpb", "tok/s", "state", "age"]);
+    let mut broken = String::new();
     for name in names {
         match Run::open(&dir.join(&name)) {
             Ok(run) => table.row(row(&run)),
             // One broken run does not hide the others.
-            Err(error) => table.row([
-                name,
-                "-".into(),
-                "-".into(),
-                "-".into(),
-                "-".into(),
-                "-".into(),
-                format!("broken: {error:#}"),
-            ]),
+            Err(error) => {
+                broken += &format!("{name} cannot be read: {error:#}\n");
+                table.row([name.as_str(), "-", "-", "-", "-", "-", "broken", "-"]);
+            }
         }
     }
-    print!("{table}");
+    print!("{table}{broken}");
     Ok(())
 }
 

@@ -24,7 +24,8 @@ pub fn command(dir: &Path, args: &[&str]) -> Command {
     command.current_dir(dir).args(args).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
-        if name.starts_with("RUSTANE_") || name.starts_with("HF_") || name.to_lowercase().ends_with("_proxy")
+        if ["RUSTANE_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_"].iter().any(|own| name.starts_with(own))
+            || name.to_lowercase().ends_with("_proxy")
         {
             command.env_remove(&*name);
         }

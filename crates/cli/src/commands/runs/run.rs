@@ -359,21 +359,29 @@ fn read_state(dir: &Path) -> anyhow::Result<Option<TrainState>> {
     let Ok(newest) = newest_model(dir) else { return Ok(None) };
     let path = newest.join("training").join("state.json");
     let Some(text) = read_small(&path)? else { return Ok(None) };
-    let state = serde_json::from_str(&text).map_err(|e| FileError::Foreign {
-        path,
+    let state: TrainState = serde_json::from_str(&text).map_err(|e| FileError::Foreign {
+        path: path.clone(),
         reason: format!("not the state of a run, or that of another version of this program: {e}"),
     })?;
+    checked(&path, &state.config)?;
     Ok(Some(state))
 }
 
 fn read_config(dir: &Path) -> anyhow::Result<Option<RunConfig>> {
     let path = dir.join(CONFIG);
     let Some(text) = read_small(&path)? else { return Ok(None) };
-    let config = toml::from_str(&text).map_err(|e| FileError::Foreign {
-        path,
-        reason: format!("not the settings of a run: {}", e.message().trim()),
-    })?;
+    let config = toml::from_str(&text).map_err(|e| not_settings(&path, e.message().trim()))?;
+    checked(&path, &config)?;
     Ok(Some(config))
+}
+
+/// Settings from a file are counted with; those that no run can have would overflow.
+fn checked(path: &Path, config: &RunConfig) -> Result<(), FileError> {
+    config.validate().map_err(|e| not_settings(path, &e.to_string()))
+}
+
+fn not_settings(path: &Path, reason: &str) -> FileError {
+    FileError::Foreign { path: path.to_owned(), reason: format!("not the settings of a run: {reason}") }
 }
 
 /// Whether a process trains here. The look lasts no longer than two system calls.
