@@ -52,7 +52,7 @@ fn prepared_text_is_described_and_verified() {
     let prepare = ["data", "prepare", "--data", "s.txt", "--vocab", "400", "--out", "tokens"];
     let text = out(dir.path(), &prepare);
     assert!(text.starts_with("tokens is ready\ntrain  "), "{text}");
-    let last = "train with: rustane train --data tokens --tokenizer tokens/tokenizer.json\n";
+    let last = "train with: rustane train --data tokens\n";
     assert!(text.ends_with(last), "{text}");
     assert!(out(dir.path(), &prepare).starts_with("tokens is up to date\n"));
 
@@ -104,6 +104,13 @@ fn a_given_tokenizer_is_used_and_kept() {
     let info: Value = serde_json::from_str(&out(dir.path(), &["data", "info", "d", "--json"])).unwrap();
     let info = &info["folders"][0]["info"];
     assert_eq!(info["train"]["tokens"], info["val"]["tokens"]);
+    // The folder is all that training needs.
+    let mut train = vec!["train", "--data", "d", "--dry-run"];
+    let settings = ["model.dim=32", "model.hidden=48", "model.layers=1", "train.seq=32", "train.batch=2"];
+    settings.iter().for_each(|setting| train.extend(["--set", setting]));
+    let ran = rustane(dir.path(), &train);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("vocabulary 300") && ran.err.contains("nothing was written"), "{}", ran.err);
 }
 
 #[test]

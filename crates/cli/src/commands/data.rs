@@ -113,10 +113,10 @@ fn prepare_folder(args: PrepareArgs) -> anyhow::Result<()> {
     let dataset = prepare(&sources, &tokenizer, &options, &args.out, &mut |p| meter.show(&p))?;
     meter.finish();
     // After the tokens: a folder whose preparation was cut short has no new tokenizer over old tokens.
-    let file = save_beside(&tokenizer, &args.out)?;
+    save_beside(&tokenizer, &args.out)?;
     let info = dataset.info.context("the folder has no description")?;
     report(&args.out, &info, dataset.reused);
-    println!("train with: rustane train --data {} --tokenizer {}", args.out.display(), file.display());
+    println!("train with: rustane train --data {}", args.out.display());
     Ok(())
 }
 
@@ -126,12 +126,12 @@ fn prepared_already(path: &Path) -> anyhow::Error {
         .into()
 }
 
-fn save_beside(tokenizer: &Tokenizer, folder: &Path) -> anyhow::Result<PathBuf> {
+fn save_beside(tokenizer: &Tokenizer, folder: &Path) -> anyhow::Result<()> {
     let file = folder.join(hf::TOKENIZER);
-    if std::fs::read(&file).is_ok_and(|text| text == tokenizer.json()) {
-        return Ok(file);
+    if !std::fs::read(&file).is_ok_and(|text| text == tokenizer.json()) {
+        save(tokenizer, &file)?;
     }
-    save(tokenizer, &file)
+    Ok(())
 }
 
 fn report(folder: &Path, info: &DatasetInfo, reused: bool) {

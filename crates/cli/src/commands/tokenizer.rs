@@ -8,7 +8,7 @@ use anyhow::Context;
 use engine::data::{BLOCK_BYTES, Blocks, Format, ReadOptions, Sources, Stories, find, train_tokenizer};
 use model::{SplitPattern, TokenId, Tokenizer, hf};
 
-use super::generate::resolve;
+use super::generate::{load_tokenizer, resolve};
 use super::train::parse_split;
 use crate::device::bytes;
 use crate::failure::Failure;
@@ -152,7 +152,7 @@ pub fn load(given: &Path) -> anyhow::Result<Tokenizer> {
     } else {
         resolve(Some(given))?.join(hf::TOKENIZER)
     };
-    Tokenizer::load(&file).with_context(|| file.display().to_string())
+    load_tokenizer(&file)
 }
 
 /// Writes a tokenizer to a `.json` file, or as `tokenizer.json` into a folder. The file is whole or

@@ -8,9 +8,10 @@ use engine::data::{
     BLOCK_BYTES, Blocks, Dataset, DatasetInfo, Format, Packing, ReadOptions, Shard, SourceFile, Tally,
     Tokens, Vocabulary, find,
 };
-use model::{Tokenizer, hf};
+use model::hf;
 use serde::Serialize;
 
+use crate::commands::generate::load_tokenizer;
 use crate::commands::tokenizer::{ReadArgs, print};
 use crate::device::bytes;
 
@@ -88,8 +89,7 @@ fn vocabulary(tokenizer: &Path) -> anyhow::Result<Vocabulary> {
     if !tokenizer.is_file() {
         return Ok(Vocabulary { hash: None, vocab: u32::MAX as usize });
     }
-    let tokenizer = Tokenizer::load(tokenizer).with_context(|| tokenizer.display().to_string())?;
-    Ok(Vocabulary::of(&tokenizer))
+    Ok(Vocabulary::of(&load_tokenizer(tokenizer)?))
 }
 
 fn look_at(file: SourceFile, options: &ReadOptions, verify: bool) -> anyhow::Result<FileInfo> {
