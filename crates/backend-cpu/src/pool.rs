@@ -116,15 +116,17 @@ impl Pool {
 
     /// Calls `f(index, part)` for every part, in no particular order, and waits.
     pub fn each<S: Split>(&self, parts: S, f: impl Fn(usize, S::Part) + Sync) {
-        // SAFETY: `run` calls each index below `count` once, and `parts` is ours.
-        self.run(parts.count(), |index| f(index, unsafe { parts.part(index) }));
+        self.run(parts.count(), |index| {
+            // SAFETY: `run` calls each index below `count` once, and `parts` is ours.
+            f(index, unsafe { parts.part(index) });
+        });
     }
 
     /// [`Pool::each`] with the scratch memory of the thread.
     pub fn each_with_scratch<S: Split>(&self, parts: S, f: impl Fn(usize, S::Part, &mut [f32]) + Sync) {
-        // SAFETY: as in `each`.
         self.run_with_scratch(parts.count(), |index, scratch| {
-            f(index, unsafe { parts.part(index) }, scratch)
+            // SAFETY: each index below `count` comes once, and `parts` is ours.
+            f(index, unsafe { parts.part(index) }, scratch);
         });
     }
 

@@ -259,27 +259,27 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
         let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
         for _ in 0..depth {
             let mut columns = [_mm512_setzero_ps(); VECTORS];
-            for v in 0..VECTORS {
-                columns[v] = _mm512_loadu_ps(b.add(v * V));
+            for (v, column) in columns.iter_mut().enumerate() {
+                *column = _mm512_loadu_ps(b.add(v * V));
             }
-            for i in 0..ROWS {
+            for (i, sums) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*a.add(i));
-                for v in 0..VECTORS {
-                    sums[i][v] = _mm512_fmadd_ps(x, columns[v], sums[i][v]);
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = _mm512_fmadd_ps(x, column, *sum);
                 }
             }
             a = a.add(MR);
             b = b.add(VECTORS * V);
         }
         let alpha = _mm512_set1_ps(alpha);
-        for i in 0..ROWS {
+        for (i, sums) in sums.into_iter().enumerate() {
             let row = c.data.add(i * c.row_stride);
-            for v in 0..VECTORS {
+            for (v, sum) in sums.into_iter().enumerate() {
                 let mask = if v + 1 == VECTORS { mask } else { u16::MAX };
                 let at = row.add(v * V);
                 let value = match into {
-                    Into::Set => _mm512_mul_ps(alpha, sums[i][v]),
-                    Into::Add => _mm512_fmadd_ps(alpha, sums[i][v], _mm512_maskz_loadu_ps(mask, at)),
+                    Into::Set => _mm512_mul_ps(alpha, sum),
+                    Into::Add => _mm512_fmadd_ps(alpha, sum, _mm512_maskz_loadu_ps(mask, at)),
                 };
                 _mm512_mask_storeu_ps(at, mask, value);
             }

@@ -49,6 +49,7 @@ impl Scratch {
 }
 
 /// Moves the matrix `w` of `rows` rows and its momentum; `scratch` has room for it.
+#[allow(clippy::too_many_arguments)]
 pub fn update(
     exec: &mut Exec,
     rule: &Muon,
