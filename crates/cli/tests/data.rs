@@ -106,7 +106,7 @@ fn a_given_tokenizer_is_used_and_kept() {
     assert_eq!(info["train"]["tokens"], info["val"]["tokens"]);
     // The folder is all that training needs.
     let mut train = vec!["train", "--data", "d", "--dry-run"];
-    let settings = ["model.dim=32", "model.hidden=48", "model.layers=1", "train.seq=32", "train.batch=2"];
+    let settings = ["model.dim=48", "model.hidden=48", "model.layers=1", "train.seq=32", "train.batch=2"];
     settings.iter().for_each(|setting| train.extend(["--set", setting]));
     let ran = rustane(dir.path(), &train);
     assert_eq!(ran.code, 0, "{}", ran.err);
