@@ -15,6 +15,7 @@ mod surface;
 
 pub mod chip;
 pub mod clock;
+pub mod predict;
 mod virtual_ane;
 
 pub use chip::Chip;
