@@ -1,4 +1,4 @@
-//! The f32 product of the fast arithmetic: the `gemm` crate's kernels, blocks of rows on rayon's threads.
+//! The f32 product of the fast arithmetic: the kernels of the `gemm-f32` crate, blocks of rows on rayon's threads.
 
 use mil::eval::{Gemm, Mat};
 use rayon::prelude::*;
@@ -10,8 +10,11 @@ use rayon::prelude::*;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FastGemm;
 
-/// Rows of a block. Every block packs `b` again: 1 / 128 of its multiplications.
-const ROWS: usize = 128;
+/// Rows of a block. Every block packs `b` again, one element for as many multiplications as it has rows.
+fn block_rows(m: usize) -> usize {
+    m.div_ceil(4).next_multiple_of(16).clamp(64, 128)
+}
+
 /// Products below this many multiplications stay on the calling thread.
 const SMALL: usize = 1 << 18;
 
@@ -31,12 +34,11 @@ impl Gemm for FastGemm {
             let a = Mat { data: &a.data[first * a.row_step..], rows, ..a };
             product(a, b, c);
         };
-        if m <= ROWS || m * n * k <= SMALL {
-            for (i, c) in c.chunks_mut(ROWS * n).enumerate() {
-                block(i * ROWS, c);
-            }
+        let rows = block_rows(m);
+        if m <= rows || m * n * k <= SMALL {
+            c.chunks_mut(rows * n).enumerate().for_each(|(i, c)| block(i * rows, c));
         } else {
-            c.par_chunks_mut(ROWS * n).enumerate().for_each(|(i, c)| block(i * ROWS, c));
+            c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| block(i * rows, c));
         }
     }
 }
@@ -53,26 +55,27 @@ fn product(a: Mat<'_>, b: Mat<'_>, c: &mut [f32]) {
     // `b` lies inside their slices, steps are not negative, so all elements do. `read_dst` is false:
     // `c` is written, not read.
     unsafe {
-        gemm::gemm(
-            m,
+        // The kernels write columns, so the transposed product is asked for: cᵀ = bᵀ·aᵀ.
+        gemm_f32::gemm::f32::get_gemm_fn()(
             n,
+            m,
             k,
             c.as_mut_ptr(),
-            1,
             n as isize,
+            1,
             false,
-            a.data.as_ptr(),
-            a.col_step as isize,
-            a.row_step as isize,
             b.data.as_ptr(),
-            b.col_step as isize,
             b.row_step as isize,
+            b.col_step as isize,
+            a.data.as_ptr(),
+            a.row_step as isize,
+            a.col_step as isize,
             0.0,
             1.0,
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            gemm_common::Parallelism::None,
         );
     }
 }

@@ -1,6 +1,7 @@
-//! The `gemm` crate on tiles of a fixed size: AVX2, NEON, and whatever it chooses elsewhere.
+//! The `gemm-f32` crate on tiles of a fixed size: AVX2, NEON, and whatever it chooses elsewhere.
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
+use gemm_f32::gemm::f32::get_gemm_fn;
 
 use super::{Into, Mat, Target, Task};
 
@@ -35,20 +36,21 @@ pub(super) unsafe fn tile(alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: Tar
     // SAFETY: `Mat` checked that its numbers are there; the caller answers for `c`. Strides and
     // extents are of existing slices, so they fit isize.
     unsafe {
-        gemm::gemm(
-            a.rows,
+        // Its kernels write columns, so the transposed product is asked for: cᵀ = bᵀ·aᵀ.
+        get_gemm_fn()(
             b.cols,
+            a.rows,
             a.cols,
             c.data,
-            1,
             c.row_stride as isize,
+            1,
             into == Into::Add,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
             b.data.as_ptr(),
-            b.col_stride as isize,
             b.row_stride as isize,
+            b.col_stride as isize,
+            a.data.as_ptr(),
+            a.row_stride as isize,
+            a.col_stride as isize,
             1.0,
             alpha,
             false,
