@@ -150,8 +150,9 @@ impl Chip {
     /// Apple M4 Max, the chip with most published measurements.
     pub const M4_MAX: &'static Chip = &M4_MAX;
 
-    /// All chips, oldest first. Host factors: M5 Max and M2 Pro from one published run each (5B forward,
-    /// 600m-E step), M3 Ultra from 600m-A; the others by memory bandwidth and core count, unmeasured.
+    /// All chips, oldest first. The last number scales the M4 Max's host: M5 Max and M2 Pro from one
+    /// published run each (5B forward, 600m-E step), M3 Ultra from its 600M step of 1302 ms
+    /// (ncdrone/rustane, pull request 16); the others by bandwidth and cores, unmeasured.
     pub const ALL: &'static [Chip] = &[
         chip("M1", M1, 16, 68.0, Measured, [220.0, 4.3, 9.0], 0.30),
         chip("M1 Pro", M1, 16, 200.0, Scaled, [220.0, 4.3, 9.0], 0.45),

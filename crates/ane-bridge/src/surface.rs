@@ -372,7 +372,8 @@ impl ReadGuard<'_> {
         check_with(self.layout, region, out.len())?;
         let (step, width) = (self.layout.row_step(), region.columns.len());
         if width == step {
-            return Ok(widen(self.slice(), region.rows.start * step, out));
+            widen(self.slice(), region.rows.start * step, out);
+            return Ok(());
         }
         for (row, out) in region.rows.clone().zip(out.chunks_exact_mut(width.max(1))) {
             widen(self.slice(), row * step + region.columns.start, out);
@@ -467,7 +468,8 @@ impl WriteGuard<'_> {
         let (step, width) = (self.layout.row_step(), region.columns.len());
         let mut to = self.slice_mut();
         if width == step {
-            return Ok(narrow(&mut to, region.rows.start * step, from));
+            narrow(&mut to, region.rows.start * step, from);
+            return Ok(());
         }
         for (row, from) in region.rows.clone().zip(from.chunks_exact(width.max(1))) {
             narrow(&mut to, row * step + region.columns.start, from);
