@@ -10,6 +10,7 @@
 //! | 6 | diverged: the loss is no number any more |
 //! | 130, 143 | stopped by a signal; the same command continues |
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use engine::data::DataError;
@@ -23,12 +24,21 @@ pub enum Failure {
     Usage(String),
     /// More memory than there is.
     DoesNotFit(String),
+    /// Files that do not go together.
+    Data {
+        /// The number to look up.
+        code: &'static str,
+        /// What was found and wanted.
+        text: String,
+    },
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::DoesNotFit(text) => f.write_str(text),
+            Failure::Usage(text) | Failure::DoesNotFit(text) | Failure::Data { text, .. } => {
+                f.write_str(text)
+            }
         }
     }
 }
@@ -45,7 +55,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
             text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
         }
     }
-    eprintln!("error{code}: {text}");
+    // Where nobody listens any more, the exit code has to do.
+    let _ = writeln!(std::io::stderr(), "error{code}: {text}");
     ExitCode::from(exit_code(error))
 }
 
@@ -55,12 +66,18 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             return match failure {
                 Failure::Usage(_) => 2,
                 Failure::DoesNotFit(_) => 4,
+                Failure::Data { .. } => 3,
             };
+        }
+        // The files are fine; another process is at work.
+        if let Some(FileError::Locked { .. }) = cause.downcast_ref() {
+            return 1;
         }
         match cause.downcast_ref::<TrainError>() {
             Some(TrainError::Diverged { .. }) => return 6,
             Some(TrainError::LastSave(_) | TrainError::Metrics { .. }) => return 1,
             Some(TrainError::DataChanged { .. }) => return 3,
+            Some(TrainError::OtherModel { .. }) => return 2,
             _ => {}
         }
     }
@@ -69,11 +86,21 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 /// The number to look up, for errors about the content of a file.
 fn file_code(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    // A transparent error stands in the chain for the one inside.
+    match cause.downcast_ref::<TrainError>() {
+        Some(TrainError::File(error)) => return file_code(error),
+        Some(TrainError::Data(error)) => return file_code(error),
+        Some(TrainError::Tokenizer(error)) => return file_code(error),
+        _ => {}
+    }
     if let Some(error) = cause.downcast_ref::<FileError>() {
         return (!matches!(error, FileError::Io { .. } | FileError::Space { .. })).then(|| error.code());
     }
     if let Some(error) = cause.downcast_ref::<DataError>() {
         return Some(error.code());
+    }
+    if let Some(Failure::Data { code, .. }) = cause.downcast_ref() {
+        return Some(code);
     }
     cause.downcast_ref::<TokenizerError>().map(TokenizerError::code)
 }

@@ -56,6 +56,11 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     // The matches of the subcommand tell where each value came from.
     let given = matches.subcommand().map(|(_, given)| given).expect("clap demands a subcommand");
+    // What only prints ends quietly with its reader, as `head` makes it. A run or a text goes on to its end.
+    if !matches!(cli.command, Command::Train(_) | Command::Generate(_)) {
+        let always = std::sync::Arc::new(true.into());
+        let _ = signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always);
+    }
     let result = match cli.command {
         Command::Train(args) => commands::train::run(args, given),
         Command::Generate(args) => commands::generate::run(args),

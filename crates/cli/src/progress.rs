@@ -1,6 +1,6 @@
 //! What a run shows: a bar on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 use engine::train::{Event, StepStats};
@@ -33,8 +33,8 @@ impl Progress {
     /// Shows a line that stays.
     pub fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
         }
     }
 
@@ -69,8 +69,9 @@ impl Progress {
             Event::SaveFailed(error) => {
                 self.say(&format!("warning: not saved, training goes on: {error}"));
             }
-            Event::Skipped { step, what, in_a_row } => self
-                .say(&format!("warning: {what} is not finite at step {step}; batch left out ({in_a_row} in a row)")),
+            Event::Skipped { step, what, in_a_row } => self.say(&format!(
+                "warning: {what} is not finite at step {step}; batch left out ({in_a_row} in a row)"
+            )),
             Event::RolledBack { from, to } => {
                 self.say(&format!("warning: not finite at step {from}; back to the checkpoint of step {to}"));
             }
@@ -102,7 +103,7 @@ impl Progress {
         if last || s.step == 1 || self.last_line.is_none_or(|t| t.elapsed() >= LINE_EVERY) {
             self.last_line = Some(Instant::now());
             let total = s.total.map_or(String::new(), |t| format!("/{t}"));
-            eprintln!("step {}{total}: {numbers}{eta}", s.step);
+            say(&format!("step {}{total}: {numbers}{eta}", s.step));
         }
     }
 
@@ -112,6 +113,11 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A line on standard error. A run goes on when its terminal or its reader is gone, so that is no fault.
+pub fn say(line: &str) {
+    let _ = writeln!(stderr(), "{line}");
 }
 
 /// A duration for people.

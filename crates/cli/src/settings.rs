@@ -15,7 +15,7 @@ use crate::failure::Failure;
 const MAX_FILE: u64 = 1 << 20;
 
 /// Where a value comes from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// Nobody said anything.
     Default,
@@ -89,7 +89,9 @@ impl Layers {
     /// A `key=value` on top; the value as in a file, or a bare word.
     pub fn assign(&mut self, assignment: &str) -> Result<(), Failure> {
         let Some((key, text)) = assignment.split_once('=') else {
-            return Err(Failure::Usage(format!("--set {assignment}: wanted KEY=VALUE, such as model.dim=256")));
+            return Err(Failure::Usage(format!(
+                "--set {assignment}: wanted KEY=VALUE, such as model.dim=256"
+            )));
         };
         let parsed = format!("value = {text}").parse::<toml::Table>();
         let value = match parsed {
@@ -126,9 +128,10 @@ impl Layers {
 
     /// The settings; names the key and the origin of a value that cannot be.
     pub fn finish(&self) -> Result<RunConfig, Failure> {
-        let config: RunConfig = self.table().try_into().map_err(|e: toml::de::Error| {
-            Failure::Usage(suggest(e.message().trim().to_owned()))
-        })?;
+        let config: RunConfig = self
+            .table()
+            .try_into()
+            .map_err(|e: toml::de::Error| Failure::Usage(suggest(e.message().trim().to_owned())))?;
         config.validate().map_err(|e| {
             let origin = self.origin(&e.key);
             Failure::Usage(format!("{e} (from {origin})"))
@@ -159,9 +162,12 @@ impl fmt::Display for Layers {
     /// A settings file, with the origin of each value as a comment.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut section = "";
-        let width = self.values.iter().map(|(key, (value, _))| line(key, value).1.len()).max().unwrap_or(0);
-        for (key, (value, origin)) in &self.values {
-            let (here, text) = line(key, value);
+        // A section may be opened once, so its subsections come after all of its own values.
+        let mut lines: Vec<_> =
+            self.values.iter().map(|(key, (value, from))| (line(key, value), from)).collect();
+        lines.sort();
+        let width = lines.iter().map(|((_, text), _)| text.len()).max().unwrap_or(0);
+        for ((here, text), origin) in lines {
             if here != section {
                 writeln!(f, "{}[{here}]", if section.is_empty() { "" } else { "\n" })?;
                 section = here;
@@ -195,7 +201,10 @@ fn suggest(message: String) -> String {
     let mut names = message[at..].split('`').skip(1).step_by(2);
     let Some(unknown) = names.next().map(str::to_owned) else { return message };
     match nearest(&unknown, names) {
-        Some(name) => format!("{}; did you mean `{name}`?", message[..at].to_owned() + &format!("unknown key `{unknown}`")),
+        Some(name) => format!(
+            "{}; did you mean `{name}`?",
+            message[..at].to_owned() + &format!("unknown key `{unknown}`")
+        ),
         None => message,
     }
 }
@@ -240,10 +249,7 @@ mod tests {
     #[test]
     fn faults_of_a_file_have_a_place() {
         let error = |text: &str| file(text).err().expect("an error");
-        assert_eq!(
-            error("[optimizer]\nlrr = 1.0\n"),
-            "run.toml:2:1: unknown key `lrr`; did you mean `lr`?"
-        );
+        assert_eq!(error("[optimizer]\nlrr = 1.0\n"), "run.toml:2:1: unknown key `lrr`; did you mean `lr`?");
         assert!(error("[train]\nsteps = \"many\"\n").starts_with("run.toml:2:9: invalid type: string"));
         assert!(error("[train]\nsteps = 1\nsteps = 2\n").starts_with("run.toml:3:1: duplicate key"));
         assert!(error("[train\n").starts_with("run.toml:1:7: "));

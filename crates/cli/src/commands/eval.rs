@@ -10,10 +10,10 @@ use engine::RunConfig;
 use engine::data::Validation;
 use engine::train::evaluate;
 use model::safetensors::{self, Entry, Float};
-use model::{Params, TokenId, Tokenizer, from_fn, hf};
+use model::{Params, TokenId, from_fn, hf};
 use serde_json::json;
 
-use super::generate::resolve;
+use super::generate::{load, resolve};
 use super::train::{CONFIG, prepare};
 use crate::device::DeviceArgs;
 use crate::failure::Failure;
@@ -46,16 +46,13 @@ pub struct Args {
 /// Measures.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let dir = resolve(args.model.as_deref())?;
-    let loaded = hf::load(&dir)?;
-    let tokenizer = Tokenizer::load(&dir.join(hf::TOKENIZER))?;
+    let (loaded, tokenizer) = load(&dir)?;
     let mut config = settings(&dir, &args)?;
     config.model = loaded.config.clone();
     config.train.seq = args.seq.unwrap_or(config.train.seq).min(config.model.max_seq);
     config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
     let data = prepare(&config, &tokenizer, args.device.threads(), &Progress::new(true))?;
-    // Text that is given is measured as a whole, not only the part that validation would take.
-    let tokens = if args.data.is_empty() { data.val } else { data.train };
-    let validation = Validation::new(tokens, tokenizer.byte_lens(), config.train.seq, config.train.batch)?;
+    let validation = Validation::new(data.val, tokenizer.byte_lens(), config.train.seq, config.train.batch)?;
     if let Some(file) = &args.logits {
         let batch = validation.batch(0)?.batch;
         let first = &batch.tokens[..batch.seq];
@@ -74,7 +71,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("{object}");
     } else {
         println!("model       {}", dir.display());
-        println!("text        {} tokens, {} bytes, in sequences of {}", stats.tokens, stats.bytes, config.train.seq);
+        println!(
+            "text        {} tokens, {} bytes, in sequences of {}",
+            stats.tokens, stats.bytes, config.train.seq
+        );
         println!("loss        {:.4} nats per token", stats.loss);
         println!("perplexity  {:.3}", stats.perplexity());
         println!("bpb         {:.4} bits per byte", stats.bpb);
@@ -87,7 +87,8 @@ fn settings(dir: &Path, args: &Args) -> anyhow::Result<RunConfig> {
     let run = dir.parent().map(|run| run.join(CONFIG)).filter(|file| file.exists());
     let mut config = match run {
         Some(file) => {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             toml::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?
         }
         None if args.data.is_empty() => {
@@ -102,16 +103,21 @@ fn settings(dir: &Path, args: &Args) -> anyhow::Result<RunConfig> {
         }
     };
     if !args.data.is_empty() {
+        // Text that is given is measured as a whole, not only the part that validation would take.
         config.data.path = args.data.clone();
-        config.data.val = Vec::new();
-        // Nearly all of it is measured.
-        config.data.val_every = u64::MAX >> 1;
+        config.data.val = args.data.clone();
+        config.data.val_every = 2;
     }
     Ok(config)
 }
 
 /// Tokens and the logits after each of them, through prefill and decode.
-fn write_logits(file: &Path, tokens: &[TokenId], device: &DeviceArgs, loaded: &hf::Model) -> anyhow::Result<()> {
+fn write_logits(
+    file: &Path,
+    tokens: &[TokenId],
+    device: &DeviceArgs,
+    loaded: &hf::Model,
+) -> anyhow::Result<()> {
     let mut writer =
         device.writer(&loaded.config, loaded.weights.clone()).map_err(anyhow::Error::from_boxed)?;
     let (kv, first) = writer.prefill(&tokens[..1])?;
@@ -127,7 +133,8 @@ fn write_logits(file: &Path, tokens: &[TokenId], device: &DeviceArgs, loaded: &h
         entry("tokens", vec![1, tokens.len()]),
     ];
     let ids: Vec<f32> = tokens.iter().map(|t| t.0 as f32).collect();
-    let mut source = from_fn(|i: usize| Ok(if i == 0 { logits.as_slice().into() } else { ids.as_slice().into() }));
+    let mut source =
+        from_fn(|i: usize| Ok(if i == 0 { logits.as_slice().into() } else { ids.as_slice().into() }));
     safetensors::write(file, &BTreeMap::new(), &entries, &mut source)?;
     Ok(())
 }

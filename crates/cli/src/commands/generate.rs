@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use engine::infer::{self, Finish, Sampling};
 use model::checkpoint::newest_model;
-use model::{Tokenizer, hf};
+use model::{Tokenizer, TokenizerError, hf};
 
 use crate::device::DeviceArgs;
 use crate::failure::Failure;
@@ -57,12 +57,18 @@ pub struct Args {
 /// Writes.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let dir = resolve(args.model.as_deref())?;
-    let loaded = hf::load(&dir)?;
-    let tokenizer = Tokenizer::load(&dir.join(hf::TOKENIZER))?;
+    let (loaded, tokenizer) = load(&dir)?;
     let mut prompt: Vec<_> = tokenizer.bos().into_iter().collect();
     prompt.extend(tokenizer.encode_with_specials(&args.prompt)?);
     if prompt.is_empty() {
-        return Err(Failure::Usage("this tokenizer has no token to begin with; give a --prompt".into()).into());
+        return Err(
+            Failure::Usage("this tokenizer has no token to begin with; give a --prompt".into()).into()
+        );
+    }
+    if prompt.len() > loaded.config.max_seq {
+        let (got, most) = (prompt.len(), loaded.config.max_seq);
+        let text = format!("the prompt has {got} tokens, the model reads at most {most}; shorten it");
+        return Err(Failure::Usage(text).into());
     }
     let sampling = Sampling {
         temperature: args.temperature,
@@ -106,6 +112,32 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A model and the tokenizer beside it, which may not know tokens that the model does not.
+pub fn load(dir: &Path) -> anyhow::Result<(hf::Model, Tokenizer)> {
+    let loaded = hf::load(dir)?;
+    let file = dir.join(hf::TOKENIZER);
+    let tokenizer = load_tokenizer(&file)?;
+    if tokenizer.vocab() > loaded.config.vocab {
+        let text = format!(
+            "{}: the tokenizer has {} tokens, the model of {} {}; wanted at most as many",
+            file.display(),
+            tokenizer.vocab(),
+            dir.display(),
+            loaded.config.vocab
+        );
+        return Err(Failure::Data { code: "E3020", text }.into());
+    }
+    Ok((loaded, tokenizer))
+}
+
+/// Reads a tokenizer; every error names the file.
+pub fn load_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
+    Tokenizer::load(file).map_err(|error| match error {
+        TokenizerError::Read { .. } => error.into(),
+        other => anyhow::Error::new(other).context(file.display().to_string()),
+    })
 }
 
 /// The directory of a model: a path, a name under `runs/`, or the newest run.

@@ -63,7 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 pub fn find(name: &str) -> Result<&'static Preset, Failure> {
     Preset::find(name).ok_or_else(|| {
         let names = PRESETS.iter().map(|p| p.name);
-        let hint = settings::nearest(name, names).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+        let hint = settings::nearest(name, names).map_or(";".into(), |n| format!("; did you mean `{n}`?"));
         Failure::Usage(format!("there is no preset `{name}`{hint} `rustane presets ls` lists all"))
     })
 }
