@@ -1,5 +1,8 @@
 //! `rustane train`: a model from scratch, on the built-in stories or on your own text.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -14,18 +17,19 @@ use engine::data::{
     self, BLOCK_BYTES, Blocks, Dataset, Format, Loader, PrepareOptions, ReadOptions, Sources,
 };
 use engine::optim::Schedule;
-use engine::train::{self, Drift, Event, Job, Start};
+use engine::train::{self, Drift, Event, Job, Record, Start};
 use model::checkpoint::newest_model;
 use model::{Params, RunLock, SplitPattern, Tokenizer, Weights, hf};
 
+use super::generate::load_tokenizer;
 use super::presets;
 use crate::device::{DeviceArgs, bytes};
 use crate::failure::Failure;
-use crate::progress::{Progress, duration};
+use crate::paths;
+use crate::progress::{Progress, duration, say};
 use crate::settings::{Layers, Origin};
 use crate::stop::Stop;
 use crate::tensorboard;
-use crate::paths;
 
 /// Text that a tokenizer is trained on, at most.
 const TOKENIZER_BYTES: u64 = 64 << 20;
@@ -40,6 +44,8 @@ const STORY_SEED: u64 = 1;
 pub const CONFIG: &str = "config.toml";
 /// Name of the tokenizer in a run directory.
 const TOKENIZER: &str = "tokenizer.json";
+/// What a folder of prepared data has.
+const DESCRIPTION: &str = "dataset.json";
 
 /// Flags of `rustane train`. All settings can be given in a file or by --set as well.
 #[derive(clap::Args)]
@@ -89,11 +95,10 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = "Length and size")]
     accum: Option<usize>,
     /// Updates of the run
-    #[arg(long, alias = "iters", env = "RUSTANE_STEPS", value_name = "N", help_heading = "Length and size",
-          conflicts_with_all = ["tokens", "budget"])]
+    #[arg(long, alias = "iters", env = "RUSTANE_STEPS", value_name = "N", help_heading = "Length and size")]
     steps: Option<u64>,
     /// Tokens of the run
-    #[arg(long, value_name = "N", help_heading = "Length and size", conflicts_with = "budget")]
+    #[arg(long, value_name = "N", help_heading = "Length and size")]
     tokens: Option<u64>,
     /// Time of the run, such as 90s, 30m or 8h; the number of steps is measured
     #[arg(long, value_parser = parse_budget, value_name = "TIME", help_heading = "Length and size")]
@@ -106,7 +111,13 @@ pub struct Args {
     #[arg(long, value_parser = parse_optimizer, value_name = "RULE", help_heading = "Optimizer")]
     optimizer: Option<OptimizerKind>,
     /// Peak learning rate of AdamW
-    #[arg(long, env = "RUSTANE_LR", value_name = "RATE", help_heading = "Optimizer", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        env = "RUSTANE_LR",
+        value_name = "RATE",
+        help_heading = "Optimizer",
+        allow_negative_numbers = true
+    )]
     lr: Option<f32>,
     /// Peak learning rate of Muon
     #[arg(long, value_name = "RATE", help_heading = "Optimizer", allow_negative_numbers = true)]
@@ -178,7 +189,8 @@ pub fn run(args: Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     // A model that could not be saved is not worth training.
     hf::check(&config.model).map_err(|e| Failure::Usage(e.to_string()))?;
     if args.print_config {
-        print!("{layers}");
+        // A closed pipe is no fault: the reader has enough.
+        let _ = write!(std::io::stdout(), "{layers}");
         return Ok(ExitCode::SUCCESS);
     }
     if args.dry_run {
@@ -202,22 +214,31 @@ pub fn run(args: Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     progress.say(&describe(&config, &data, &args.device, backend.bytes() as u64));
     let stop = Stop::listen().context("cannot listen for signals")?;
     let infer = |model: &model::ModelConfig, weights: Weights| args.device.writer(model, weights);
-    let job = Job { config: &config, tokenizer: &tokenizer, data: &data, dir: &dir, stop: stop.flag(), infer: &infer };
+    let job = Job {
+        config: &config,
+        tokenizer: &tokenizer,
+        data: &data,
+        dir: &dir,
+        stop: stop.flag(),
+        infer: &infer,
+    };
     let board = args.tensorboard.then(|| tensorboard::Writer::create(&dir)).transpose();
     let mut observer = Observer { progress, board: board.context("cannot write TensorBoard files")? };
     let begin = Instant::now();
-    let outcome = train::start(&mut backend, &job, &mut |event| observer.event(&event))
-        .and_then(|start: Start| train::train(&mut backend, &job, start, &mut |event| observer.event(&event)));
+    let outcome =
+        train::start(&mut backend, &job, &mut |event| observer.event(&event)).and_then(|start: Start| {
+            train::train(&mut backend, &job, start, &mut |event| observer.event(&event))
+        });
     observer.progress.finish();
     let outcome = outcome?;
     let step = outcome.state.step;
     let newest = newest_model(&dir).unwrap_or_else(|_| dir.clone());
     if outcome.stopped {
-        eprintln!("stopped at step {step}; the same command continues: --out {}", dir.display());
+        say(&format!("stopped at step {step}; the same command continues: --out {}", dir.display()));
         return Ok(stop.exit_code());
     }
-    eprintln!("done: {step} steps in {}; the model is {}", duration(begin.elapsed()), newest.display());
-    eprintln!("try:  rustane generate {} --prompt \"Once\"", dir.display());
+    say(&format!("done: {step} steps in {}; the model is {}", duration(begin.elapsed()), newest.display()));
+    say(&format!("try:  rustane generate {} --prompt \"Once\"", dir.display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -234,6 +255,14 @@ fn layers(args: &Args, given: &ArgMatches) -> anyhow::Result<Layers> {
                 layers.set($key, &args.$flag, origin);
             }
         )*};
+    }
+    let flags: Vec<_> = ["steps", "tokens", "budget"]
+        .into_iter()
+        .filter(|flag| given.value_source(flag) == Some(ValueSource::CommandLine))
+        .collect();
+    if let [first, second, ..] = flags[..] {
+        let text = format!("--{first} and --{second} both say how long the run is; give one of them");
+        return Err(Failure::Usage(text).into());
     }
     // A flag for the length of the run takes the place of every other.
     for (flag, keys) in [
@@ -258,6 +287,14 @@ fn layers(args: &Args, given: &ArgMatches) -> anyhow::Result<Layers> {
     }
     for assignment in &args.set {
         layers.assign(assignment)?;
+    }
+    // A folder that was prepared holds the tokenizer that made its tokens.
+    let config = layers.finish()?;
+    if let ([folder], None) = (config.data.path.as_slice(), &config.data.tokenizer)
+        && folder.join(DESCRIPTION).is_file()
+        && folder.join(TOKENIZER).is_file()
+    {
+        layers.set("data.tokenizer", folder.join(TOKENIZER), Origin::File(folder.clone()));
     }
     Ok(layers)
 }
@@ -308,18 +345,20 @@ fn sources(config: &RunConfig) -> Sources {
 }
 
 fn train_tokenizer(config: &RunConfig, sources: &Sources) -> anyhow::Result<Tokenizer> {
-    let limit = if matches!(sources, Sources::Stories { .. }) { STORY_TOKENIZER_BYTES } else { TOKENIZER_BYTES };
+    let limit =
+        if matches!(sources, Sources::Stories { .. }) { STORY_TOKENIZER_BYTES } else { TOKENIZER_BYTES };
     Ok(data::train_tokenizer(sources, &read_options(config), config.model.vocab, config.data.split, limit)?)
 }
 
 /// The tokenizer of the run: the one it has, the one that is given, or a new one.
 fn tokenizer(dir: &Path, config: &RunConfig, progress: &Progress) -> anyhow::Result<Tokenizer> {
     let own = dir.join(TOKENIZER);
-    if own.exists() {
-        return Ok(Tokenizer::load(&own)?);
+    // One that a run left which ended before its first checkpoint may be of other data.
+    if own.exists() && has_checkpoints(dir) {
+        return load_tokenizer(&own);
     }
     let tokenizer = match &config.data.tokenizer {
-        Some(file) => Tokenizer::load(file)?,
+        Some(file) => load_tokenizer(file)?,
         None => {
             progress.say(&format!("training a tokenizer of {} tokens", config.model.vocab));
             train_tokenizer(config, &sources(config))?
@@ -327,6 +366,12 @@ fn tokenizer(dir: &Path, config: &RunConfig, progress: &Progress) -> anyhow::Res
     };
     write_file(&own, tokenizer.json())?;
     Ok(tokenizer)
+}
+
+/// Whether there are checkpoints, sound or not.
+fn has_checkpoints(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with("step-"))
 }
 
 /// The data of a run, from the cache if they are there.
@@ -338,14 +383,29 @@ pub fn prepare(
 ) -> anyhow::Result<Dataset> {
     let sources = sources(config);
     let options = PrepareOptions { read: read_options(config), val_every: config.data.val_every, threads };
-    let folder = paths::cache().join("data").join(cache_name(&sources, &options, tokenizer));
+    let cache = paths::cache().join("data");
+    let name = cache_name(&sources, &options, tokenizer);
+    let folder = cache.join(&name);
+    // Two runs that begin together prepare the same data once; the second waits and finds them.
+    let lock = cache.join(format!("{name}.lock"));
+    let locked = std::fs::create_dir_all(&cache)
+        .and_then(|()| File::create(&lock))
+        .and_then(|file| file.lock().map(|()| file))
+        .with_context(|| format!("cannot lock {}", lock.display()))?;
     let mut last = Instant::now();
-    Ok(data::prepare(&sources, tokenizer, &options, &folder, &mut |p| {
+    let data = data::prepare(&sources, tokenizer, &options, &folder, &mut |p| {
         if last.elapsed() >= Duration::from_secs(2) {
             last = Instant::now();
-            progress.say(&format!("encoding: {} of {}, {} tokens", bytes(p.bytes), bytes(p.total_bytes), p.tokens));
+            progress.say(&format!(
+                "encoding: {} of {}, {} tokens",
+                bytes(p.bytes),
+                bytes(p.total_bytes),
+                p.tokens
+            ));
         }
-    })?)
+    });
+    drop(locked);
+    Ok(data?)
 }
 
 /// A folder name that differs where the content differs; what is inside is checked again.
@@ -364,7 +424,12 @@ fn cache_name(sources: &Sources, options: &PrepareOptions, tokenizer: &Tokenizer
         Sources::Files { train, val } => Sources::Files { train: absolute(train), val: absolute(val) },
         stories => stories.clone(),
     };
-    let text = format!("{sources:?} {:?} {} {:?}", options.read, options.val_every, tokenizer.hash().map(|b| format!("{b:02x}")).concat());
+    let text = format!(
+        "{sources:?} {:?} {} {:?}",
+        options.read,
+        options.val_every,
+        tokenizer.hash().map(|b| format!("{b:02x}")).concat()
+    );
     format!("{first}-{}", &blake3::hash(text.as_bytes()).to_hex()[..16])
 }
 
@@ -387,15 +452,24 @@ fn check_earlier(dir: &Path, config: &RunConfig, allow_drift: bool) -> anyhow::R
         ))
         .into());
     }
-    if drift.is_empty() && state.is_finished() {
-        eprintln!(
+    if drift.is_empty() && state.is_finished() && looked_at_last(dir, config, state.step) {
+        say(&format!(
             "{} is a finished run of {} steps; train again with --fresh, or name another --out",
             dir.display(),
             state.step
-        );
+        ));
         return Ok(Some(ExitCode::SUCCESS));
     }
     Ok(None)
+}
+
+/// Whether the last validation and sample of a run are written: a kill may come between them and the
+/// last checkpoint.
+fn looked_at_last(dir: &Path, config: &RunConfig, last: u64) -> bool {
+    let records = train::read_metrics(dir).unwrap_or_default();
+    let validated = records.iter().any(|r| matches!(r, Record::Eval { step, .. } if *step == last));
+    let sampled = records.iter().any(|r| matches!(r, Record::Sample { step, .. } if *step == last));
+    validated && (sampled || config.train.sample_tokens == 0)
 }
 
 /// Deletes what a run wrote, and nothing else.
@@ -418,8 +492,19 @@ fn remove_run(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes a file that is whole or absent at every moment, for a run may be killed at any.
 fn write_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    std::fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+    let mut name = OsString::from(".tmp-");
+    name.push(path.file_name().unwrap_or_default());
+    let temporary = path.with_file_name(name);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fail::fail_point!("run::rename");
+        std::fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn describe(config: &RunConfig, data: &Dataset, device: &DeviceArgs, memory: u64) -> String {
@@ -450,7 +535,7 @@ fn dry_run(args: &Args, layers: &mut Layers) -> anyhow::Result<ExitCode> {
     let result = (|| {
         let sources = dry_run_sources(&config, &folder)?;
         let tokenizer = match &config.data.tokenizer {
-            Some(file) => Tokenizer::load(file)?,
+            Some(file) => load_tokenizer(file)?,
             None => train_tokenizer(&config, &sources)?,
         };
         config = fit_vocabulary(layers, &tokenizer)?;
@@ -467,7 +552,8 @@ fn dry_run(args: &Args, layers: &mut Layers) -> anyhow::Result<ExitCode> {
             backend.write(p.id, Slot::Weight, weights.get(p.id))?;
         }
         drop(weights);
-        let batch = Loader::new(data.train.clone(), config.train.seq, config.train.batch, config.train.seed)?.batch(0)?;
+        let batch = Loader::new(data.train.clone(), config.train.seq, config.train.batch, config.train.seed)?
+            .batch(0)?;
         let begin = Instant::now();
         let tokens = backend::Tokens { ids: &batch.tokens, seq: batch.seq };
         let loss = backend::forward_backward(&mut backend, tokens, &batch.targets)?;
@@ -527,10 +613,13 @@ impl Observer {
                 ("train/lr", s.step, f64::from(s.lr)),
                 ("speed/tok_per_s", s.step, s.step_tokens as f64 / s.seconds),
             ],
-            Event::Eval { step, stats, .. } => vec![("val/loss", *step, stats.loss), ("val/bpb", *step, stats.bpb)],
+            Event::Eval { step, stats, .. } => {
+                vec![("val/loss", *step, stats.loss), ("val/bpb", *step, stats.bpb)]
+            }
             _ => Vec::new(),
         };
-        let written = scalars.into_iter().try_for_each(|(tag, step, value)| board.scalar(tag, step, value as f32));
+        let written =
+            scalars.into_iter().try_for_each(|(tag, step, value)| board.scalar(tag, step, value as f32));
         if let Err(error) = written {
             self.progress.say(&format!("warning: no more TensorBoard files: {error}"));
             self.board = None;

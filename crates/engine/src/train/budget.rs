@@ -12,8 +12,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Steps before a plan, and the share of the budget after which fewer do.
+    /// Steps before a plan, the time that they must fill at least, and the share of the budget after
+    /// which less of both will do.
     const STEPS: usize = 20;
+    const TIME: Duration = Duration::from_secs(10);
     const SHARE: f64 = 0.03;
     /// Share of the budget that is left to validation, samples and checkpoints.
     const ASIDE: f64 = 0.05;
@@ -30,8 +32,9 @@ impl Budget {
             return None;
         }
         self.steps.push(step);
-        let enough = self.steps.len() >= Self::STEPS
-            || (self.steps.len() >= 2 && elapsed >= self.limit.mul_f64(Self::SHARE));
+        let share = elapsed >= self.limit.mul_f64(Self::SHARE);
+        let enough =
+            (self.steps.len() >= 2 && share) || (self.steps.len() >= Self::STEPS && elapsed >= Self::TIME);
         if !enough {
             return None;
         }
@@ -58,6 +61,15 @@ mod tests {
         });
         // 95 s less the slow first step leave room for 931 steps of 0.1 s.
         assert!((925..=935).contains(&total.unwrap()), "{total:?}");
+    }
+
+    #[test]
+    fn a_few_quick_steps_are_no_evidence() {
+        let step = Duration::from_micros(500);
+        let mut budget = Budget::new(Duration::from_secs(3));
+        let planned_at = (1..).find(|&done| budget.plan(step, done, step * done as u32).is_some());
+        // 3 % of 3 s.
+        assert_eq!(planned_at, Some(180));
     }
 
     #[test]

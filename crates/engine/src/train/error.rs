@@ -64,7 +64,20 @@ pub enum TrainError {
         /// What differs.
         what: String,
     },
+    /// The checkpoint is of a model whose tensors are others.
+    #[error(
+        "`{key}` is {now}, the checkpoint of this run has {saved}; keep the shape of the model, or start over \
+         with --fresh or another --out"
+    )]
+    OtherModel {
+        /// The setting, such as `model.layers`.
+        key: String,
+        /// Its value in the checkpoint.
+        saved: String,
+        /// Its value now.
+        now: String,
+    },
     /// The last checkpoint could not be written.
-    #[error("the run is done, but its last checkpoint could not be saved")]
+    #[error("the last checkpoint could not be saved")]
     LastSave(#[source] FileError),
 }

@@ -20,7 +20,7 @@ use model::{BoxError, FileError, Group, ModelConfig, ParamId, Params, Slot, Toke
 
 use super::budget::Budget;
 use super::metrics::{Metrics, Record};
-use super::state::DataId;
+use super::state::{DataId, Drift};
 use super::{Event, StepStats, TrainError, TrainState, check_gradients, evaluate};
 use crate::config::{OnNan, OptimizerKind};
 use crate::data::{Batch, Dataset, Loader, Validation};
@@ -87,6 +87,9 @@ pub fn start<B: Train>(
         return Ok(Start { state: TrainState::new(job.config, data), resumed: false });
     };
     let mut state = checkpoint.state.clone();
+    if let Some(Drift { key, saved, now }) = Drift::of_tensors(checkpoint.model().config(), job.config) {
+        return Err(TrainError::OtherModel { key, saved, now });
+    }
     if state.data != data {
         let (saved, now) = (&state.data, &data);
         let what = if saved.train_tokens == now.train_tokens {

@@ -1,5 +1,6 @@
 //! What a run counts, as it stands in a checkpoint.
 
+use model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::RunConfig;
@@ -108,6 +109,15 @@ impl Drift {
         "train.keep_every",
     ];
 
+    /// The first setting that gives the model other tensors than those of a saved one, so that no drift
+    /// can be allowed.
+    pub(super) fn of_tensors(saved: &ModelConfig, now: &RunConfig) -> Option<Drift> {
+        let saved = RunConfig { model: saved.clone(), ..now.clone() };
+        let free =
+            |key: &str| key.starts_with("model.rope") || ["model.max_seq", "model.norm_eps"].contains(&key);
+        Self::between(&saved, now).into_iter().find(|drift| !free(&drift.key))
+    }
+
     /// The settings that would make a resumed run another run.
     pub fn between(saved: &RunConfig, now: &RunConfig) -> Vec<Drift> {
         let (saved, now) = (flatten(saved), flatten(now));
@@ -144,6 +154,20 @@ fn flatten(config: &RunConfig) -> Flat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tensors_must_stay_as_they_are() {
+        let now = RunConfig::default();
+        let mut saved = now.model.clone();
+        (saved.max_seq, saved.norm_eps, saved.rope.theta) = (7, 0.5, 3.0);
+        assert_eq!(Drift::of_tensors(&saved, &now), None);
+        saved.layers += 1;
+        let drift = Drift::of_tensors(&saved, &now).unwrap();
+        assert_eq!(
+            (drift.key.as_str(), drift.saved.as_str(), drift.now.as_str()),
+            ("model.layers", "7", "6")
+        );
+    }
 
     #[test]
     fn names_what_would_change_the_training_and_nothing_else() {
