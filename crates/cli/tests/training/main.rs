@@ -1,0 +1,14 @@
+//! `rustane train`, `generate` and `eval` through the binary: what they do, what they refuse, and what
+//! survives when they are interrupted.
+
+mod bad_input;
+mod eval;
+mod generate;
+#[cfg(feature = "failpoints")]
+mod kill;
+mod lab;
+mod resume;
+#[path = "../support/mod.rs"]
+mod support;
+mod train;
+mod usage;
