@@ -29,7 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train a model from scratch, on the built-in stories or on your own text
-    Train(commands::train::Args),
+    Train(Box<commands::train::Args>),
     /// Continue a text with a trained model
     Generate(commands::generate::Args),
     /// Measure a model on text: loss, perplexity, bits per byte
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         let _ = signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always);
     }
     let result = match cli.command {
-        Command::Train(args) => commands::train::run(args, given),
+        Command::Train(args) => commands::train::run(&args, given),
         Command::Generate(args) => commands::generate::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),

@@ -302,7 +302,8 @@ mod tests {
 
     #[test]
     fn names_the_key_at_fault() {
-        let broken: [(&str, fn(&mut RunConfig)); 14] = [
+        type Case = (&'static str, fn(&mut RunConfig));
+        let broken: [Case; 14] = [
             ("optimizer.lr", |c| c.optimizer.lr = -1.0),
             ("optimizer.lr", |c| c.optimizer.lr = 0.0),
             ("optimizer.lr", |c| c.optimizer.lr = f32::NAN),

@@ -30,8 +30,7 @@ impl Fixture {
         let sources = Sources::Stories { seed: 1, bytes: 20_000 };
         let options = PrepareOptions { val_every: 10, ..Default::default() };
         let data = data::prepare(&sources, &tokenizer, &options, folder.path(), &mut |_| ()).unwrap();
-        let mut config = RunConfig::default();
-        config.model = ModelConfig {
+        let model = ModelConfig {
             dim: 16,
             hidden: 24,
             layers: 2,
@@ -42,6 +41,7 @@ impl Fixture {
             max_seq: 16,
             ..ModelConfig::default()
         };
+        let mut config = RunConfig { model, ..RunConfig::default() };
         config.train.seq = 12;
         config.train.batch = 2;
         config.train.accum = 2;
@@ -196,11 +196,13 @@ fn a_time_budget_becomes_steps_that_a_resumed_run_keeps() {
     assert_eq!((outcome.state.planned, outcome.state.step.max(40)), (Some(planned), planned.max(40)));
 }
 
+type Spoil<'a> = dyn FnMut(u64, &mut Reference) + 'a;
+
 /// A reference whose gradients are spoiled at the start of an update.
 struct Spoiled<'a> {
     inner: Reference,
     updates: u64,
-    spoil: &'a RefCell<dyn FnMut(u64, &mut Reference)>,
+    spoil: &'a RefCell<Spoil<'a>>,
 }
 
 impl Train for Spoiled<'_> {

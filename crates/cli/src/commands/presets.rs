@@ -39,7 +39,7 @@ enum Action {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.action {
         Action::Ls => {
-            println!("{:<14} {:>9}  {}", "preset", "params", "what");
+            println!("{:<14} {:>9}  what", "preset", "params");
             for preset in PRESETS {
                 let config: RunConfig = toml::from_str(preset.text)?;
                 println!("{:<14} {:>9}  {}", preset.name, params(&config), preset.title());

@@ -183,8 +183,8 @@ pub struct Args {
 }
 
 /// Trains.
-pub fn run(args: Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let mut layers = layers(&args, given)?;
+pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let mut layers = layers(args, given)?;
     let mut config = layers.finish()?;
     // A model that could not be saved is not worth training.
     hf::check(&config.model).map_err(|e| Failure::Usage(e.to_string()))?;
@@ -194,7 +194,7 @@ pub fn run(args: Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.dry_run {
-        return dry_run(&args, &mut layers);
+        return dry_run(args, &mut layers);
     }
     let dir = args.out.clone().unwrap_or_else(|| paths::run(&args.preset));
     let _lock = RunLock::acquire(&dir)?;

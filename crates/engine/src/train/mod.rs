@@ -14,5 +14,5 @@ pub use self::eval::{EvalStats, evaluate};
 pub use self::event::{Event, StepStats};
 pub use self::metrics::{METRICS, Record, read_metrics};
 pub use self::presence::check_gradients;
-pub use self::run::{Job, Outcome, Start, snapshot, start, train};
+pub use self::run::{Job, NewInfer, Outcome, Start, snapshot, start, train};
 pub use self::state::{Drift, TrainState};

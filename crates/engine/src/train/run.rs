@@ -32,6 +32,9 @@ const MAX_SKIPS: u32 = 50;
 /// Returns to the same checkpoint before the run counts as diverged.
 const MAX_ROLLBACKS: u32 = 3;
 
+/// What writes samples, or why there is none.
+pub type NewInfer = Result<Box<dyn Infer>, BoxError>;
+
 /// What a run is made of.
 pub struct Job<'a> {
     /// The settings; valid.
@@ -45,7 +48,7 @@ pub struct Job<'a> {
     /// Set from outside to end the run after the step in hand.
     pub stop: &'a AtomicBool,
     /// Builds what writes samples, from a copy of the weights.
-    pub infer: &'a dyn Fn(&ModelConfig, Weights) -> Result<Box<dyn Infer>, BoxError>,
+    pub infer: &'a dyn Fn(&ModelConfig, Weights) -> NewInfer,
 }
 
 /// How a run ended.
