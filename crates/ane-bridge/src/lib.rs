@@ -6,7 +6,7 @@
 //! limits, and adds up in its [`Ledger`] how long a named [`Chip`] would take by [`clock`].
 //! [`predict`] applies the same clock to whole training steps.
 
-#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_code)]
 
 mod device;
 mod error;

@@ -397,10 +397,8 @@ impl ReadGuard<'_> {
                     let at = (region.rows.start + row0 + i) * step + region.columns.start + col0;
                     widen(self.slice(), at, &mut line[..wide]);
                 }
-                for j in 0..wide {
-                    let line = &mut out[(col0 + j) * rows + row0..][..high];
-                    line.iter_mut().enumerate().for_each(|(i, y)| *y = tile[i * TILE + j]);
-                }
+                let out = &mut out[col0 * rows + row0..];
+                turn((&tile, TILE), (out, rows), high, wide);
             }
         }
         Ok(())
@@ -490,10 +488,8 @@ impl WriteGuard<'_> {
         for row0 in (0..rows).step_by(TILE) {
             for col0 in (0..region.columns.len()).step_by(TILE) {
                 let (high, wide) = (TILE.min(rows - row0), TILE.min(region.columns.len() - col0));
-                for j in 0..wide {
-                    let line = &from[(col0 + j) * rows + row0..][..high];
-                    line.iter().enumerate().for_each(|(i, x)| tile[i * TILE + j] = *x);
-                }
+                let from = &from[col0 * rows + row0..];
+                turn((from, rows), (&mut tile, TILE), wide, high);
                 for (i, line) in tile.chunks_exact(TILE).take(high).enumerate() {
                     let at = (region.rows.start + row0 + i) * step + region.columns.start + col0;
                     narrow(&mut to, at, &line[..wide]);
@@ -506,6 +502,13 @@ impl WriteGuard<'_> {
 
 /// Side of a transposed block: 32² f32 are 4 KiB, and a row of 32 fp16 is a cache line.
 const TILE: usize = 32;
+
+/// `to[j, i] = from[i, j]` for `rows` × `columns` of `from`; both come with their row steps.
+fn turn(from: (&[f32], usize), to: (&mut [f32], usize), rows: usize, columns: usize) {
+    for (i, line) in from.0.chunks(from.1).take(rows).enumerate() {
+        line[..columns].iter().enumerate().for_each(|(j, x)| to.0[j * to.1 + i] = *x);
+    }
+}
 
 fn widen(from: Slice<'_>, at: usize, out: &mut [f32]) {
     match from {

@@ -1,6 +1,6 @@
-//! The f32 product of the fast arithmetic: the kernels of the `gemm-f32` crate, blocks of rows on rayon's threads.
+//! The f32 product of the fast arithmetic: the evaluator's own, blocks of rows on rayon's threads.
 
-use mil::eval::{Gemm, Mat};
+use mil::eval::{Gemm, Mat, SimdGemm};
 use rayon::prelude::*;
 
 /// `c = a · b` on all threads of rayon's pool.
@@ -10,11 +10,9 @@ use rayon::prelude::*;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FastGemm;
 
-/// Rows of a block. Every block packs `b` again, one element for as many multiplications as it has rows.
-fn block_rows(m: usize) -> usize {
-    m.div_ceil(4).next_multiple_of(16).clamp(64, 128)
-}
-
+/// Rows of a block, one block of the evaluator's product. Every block packs `b` again, one element
+/// for 96 multiplications.
+const ROWS: usize = 96;
 /// Products below this many multiplications stay on the calling thread.
 const SMALL: usize = 1 << 18;
 
@@ -29,54 +27,17 @@ impl Gemm for FastGemm {
         if k == 0 {
             return c.fill(0.0);
         }
+        let kernel = SimdGemm::default();
         let block = |first: usize, c: &mut [f32]| {
             let rows = c.len() / n;
             let a = Mat { data: &a.data[first * a.row_step..], rows, ..a };
-            product(a, b, c);
+            kernel.matmul(a, b, c);
         };
-        let rows = block_rows(m);
-        if m <= rows || m * n * k <= SMALL {
-            c.chunks_mut(rows * n).enumerate().for_each(|(i, c)| block(i * rows, c));
+        if m <= ROWS || m * n * k <= SMALL {
+            c.chunks_mut(ROWS * n).enumerate().for_each(|(i, c)| block(i * ROWS, c));
         } else {
-            c.par_chunks_mut(rows * n).enumerate().for_each(|(i, c)| block(i * rows, c));
+            c.par_chunks_mut(ROWS * n).enumerate().for_each(|(i, c)| block(i * ROWS, c));
         }
-    }
-}
-
-/// `c = a · b` on this thread; `c` is row-major and no extent is zero.
-fn product(a: Mat<'_>, b: Mat<'_>, c: &mut [f32]) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert_eq!(c.len(), m * n, "the result has one element per row of a and column of b");
-    for x in [a, b] {
-        let last = (x.rows - 1) * x.row_step + (x.cols - 1) * x.col_step;
-        assert!(last < x.data.len(), "a matrix lies inside its data");
-    }
-    // SAFETY: `c` is exclusive and has m·n elements with steps (n, 1); the last element of `a` and of
-    // `b` lies inside their slices, steps are not negative, so all elements do. `read_dst` is false:
-    // `c` is written, not read.
-    unsafe {
-        // The kernels write columns, so the transposed product is asked for: cᵀ = bᵀ·aᵀ.
-        gemm_f32::gemm::f32::get_gemm_fn()(
-            n,
-            m,
-            k,
-            c.as_mut_ptr(),
-            n as isize,
-            1,
-            false,
-            b.data.as_ptr(),
-            b.row_step as isize,
-            b.col_step as isize,
-            a.data.as_ptr(),
-            a.row_step as isize,
-            a.col_step as isize,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm_common::Parallelism::None,
-        );
     }
 }
 
