@@ -8,6 +8,7 @@
 
 mod exec;
 mod gemm;
+mod host;
 mod infer;
 mod isa;
 pub mod kernels;
@@ -20,9 +21,11 @@ mod train;
 
 pub use exec::Exec;
 pub use gemm::{Into, Mat, MatMut};
+pub use host::Host;
 pub use infer::CpuInfer;
 pub use isa::Isa;
 pub use memory::{Buffer, CpuError};
+pub use params::Storage;
 pub use plan::Plan;
 pub use pool::{Pool, Rows, RowsMut, Split};
 pub use train::{Act, Cpu};

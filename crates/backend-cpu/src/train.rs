@@ -13,25 +13,25 @@ use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Rows, RowsMut};
 
 /// An activation, `[tokens, dim]`.
 #[derive(Debug)]
-pub struct Act(Buffer);
+pub struct Act(pub(crate) Buffer);
 
 /// A model that trains on the CPU.
 pub struct Cpu {
-    config: ModelConfig,
+    pub(crate) config: ModelConfig,
     plan: Plan,
-    exec: Exec,
-    storage: Storage,
-    rope: rope::Table,
+    pub(crate) exec: Exec,
+    pub(crate) storage: Storage,
+    pub(crate) rope: rope::Table,
     /// Activations that nobody holds.
-    free: Vec<Act>,
+    pub(crate) free: Vec<Act>,
     /// Inputs of attention and feed-forward of each layer, for the way back.
     inputs: Vec<[Option<Act>; 2]>,
     /// What each layer computed inside; one for all when recomputing.
     layers: Vec<Inside>,
     scratch: Scratch,
     muon: muon::Scratch,
-    tokens: Vec<TokenId>,
-    seq: usize,
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) seq: usize,
 }
 
 /// What the blocks of a layer keep for the way back, per token.
@@ -165,7 +165,7 @@ impl Cpu {
         4 * numbers
     }
 
-    fn take(&mut self) -> Result<Act> {
+    pub(crate) fn take(&mut self) -> Result<Act> {
         match self.free.pop() {
             Some(act) => Ok(act),
             // The caller dropped some after an error.
