@@ -1,0 +1,230 @@
+//! Choices, as data.
+
+use backend_cpu::Isa;
+use mil::verify::Limits;
+
+use crate::dims::Dims;
+use crate::kernels::Kernel;
+
+/// The operation of a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linear {
+    /// `matmul` of two computed operands.
+    Matmul,
+    /// A 1×1 convolution whose weight is computed; on hardware 25 to 47 % slower than `matmul`
+    /// (ncdrone/rustane), kept because chips differ.
+    Conv,
+}
+
+/// How a program gets its activations and weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inputs {
+    /// Side by side in one surface, as far as their channels agree.
+    Packed,
+    /// Each in a surface of its own.
+    Separate,
+}
+
+/// How the feed-forward block is cut into programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ffn {
+    /// `W2·(silu(W1·x) ⊙ W3·x)` in one program.
+    Fused,
+    /// Gate and up in one program, down in another: hidden sizes that do not fit one.
+    Split,
+}
+
+/// Powers of two that keep operands away from the ANE's product grid of 2⁻¹⁶: products below it
+/// vanish, so operands go up by a power of two and results come down by it, which rounds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scaling {
+    /// Weights are staged times `2^weight`. Results beyond ±32768 / 2^weight overflow.
+    pub weight: i32,
+    /// Operands that meet probabilities or their gradients go up by `2^attention` inside the program.
+    pub attention: i32,
+    /// Gradients are staged so that their largest magnitude lies in `[2^gradient, 2^(gradient+1))`;
+    /// `None` stages them as they are. Every dispatch chooses anew from what it stages, so there is
+    /// no state to save; one whose result overflows runs again with a smaller power.
+    pub gradient: Option<i32>,
+}
+
+impl Scaling {
+    /// Every operand as it is.
+    pub const OFF: Self = Self { weight: 0, attention: 0, gradient: None };
+}
+
+impl Default for Scaling {
+    /// Weights times 16, attention times 16, gradients up to 64: with weights of deviation 0.02 the
+    /// typical product is then above 2⁻⁶, and activations may reach 2048.
+    fn default() -> Self {
+        Self { weight: 4, attention: 4, gradient: Some(6) }
+    }
+}
+
+/// What decides the text of a program, beside its extents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// Operation of linear layers.
+    pub linear: Linear,
+    /// Surfaces of inputs.
+    pub inputs: Inputs,
+    /// Powers of two.
+    pub scaling: Scaling,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self { linear: Linear::Matmul, inputs: Inputs::Packed, scaling: Scaling::default() }
+    }
+}
+
+/// How an ANE backend is to run a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Longest sequence; shorter ones are padded to it, because programs have fixed extents.
+    pub seq: usize,
+    /// Most sequences of a micro-batch.
+    pub sequences: usize,
+    /// Choices inside the programs.
+    pub choices: Choices,
+    /// Fused or split feed-forward.
+    pub ffn: Ffn,
+    /// Parts that the heads are cut into; divides the key heads.
+    pub head_shards: usize,
+    /// Parts that the feed-forward channels are cut into; divides them.
+    pub ffn_shards: usize,
+    /// Threads of the work that stays on the CPU. No result depends on it.
+    pub threads: usize,
+    /// Vector instructions of the work on the CPU.
+    pub isa: Isa,
+    /// When executables are made anew.
+    pub care: Care,
+}
+
+/// Care for long runs: throughput of some chips decays with the dispatches of an executable
+/// (ncdrone/rustane, pull request 12), until it is compiled again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Care {
+    /// Steps whose mean dispatch time is the normal one.
+    pub warm: u32,
+    /// A step this many times slower than normal counts as slow.
+    pub factor: f64,
+    /// Slow steps in a row after which the executables are made anew.
+    pub patience: u32,
+    /// Compiles that are left alone: below, the run should save and restart the process.
+    pub reserve: u32,
+}
+
+impl Default for Care {
+    fn default() -> Self {
+        Self { warm: 5, factor: 1.5, patience: 3, reserve: 15 }
+    }
+}
+
+/// Why a plan does not go with a model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages name the fields")]
+pub enum PlanError {
+    #[error("{field} = {got} does not divide {what} = {of}; use {wanted}")]
+    Shards { field: &'static str, got: usize, what: &'static str, of: usize, wanted: usize },
+    #[error("the plan is for sequences of {seq} tokens, but the model has {max} positions; use at most {max}")]
+    Sequence { seq: usize, max: usize },
+    #[error(
+        "`{kernel}` would be {got} wide, and the chip takes {max}, in every cut of this model; \
+         use shorter sequences or another chip"
+    )]
+    Width { kernel: &'static str, got: usize, max: usize },
+}
+
+impl Plan {
+    /// A plan for micro-batches of `sequences` sequences of `seq` tokens: everything packed and fused,
+    /// on every core.
+    pub fn new(seq: usize, sequences: usize) -> Self {
+        Self {
+            seq,
+            sequences: sequences.max(1),
+            choices: Choices::default(),
+            ffn: Ffn::Fused,
+            head_shards: 1,
+            ffn_shards: 1,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            isa: Isa::detect(),
+            care: Care::default(),
+        }
+    }
+
+    /// The same with the least cut that the chip takes: separate inputs before a split feed-forward
+    /// before shards of it.
+    ///
+    /// # Errors
+    /// [`PlanError::Width`] when no cut fits.
+    pub fn fit(mut self, dims: &Dims, limits: &Limits) -> Result<Self, PlanError> {
+        let shards: Vec<_> = (self.ffn_shards..=dims.hidden).filter(|n| dims.hidden.is_multiple_of(*n)).collect();
+        let start = (self.choices.inputs, self.ffn);
+        let mut worst = None;
+        for ffn_shards in shards {
+            for (inputs, ffn) in [
+                start,
+                (Inputs::Separate, start.1),
+                (start.0, Ffn::Split),
+                (Inputs::Separate, Ffn::Split),
+            ] {
+                self.ffn_shards = ffn_shards;
+                (self.choices.inputs, self.ffn) = (inputs, ffn);
+                match self.too_wide(dims, limits) {
+                    None => return Ok(self),
+                    Some(error) => worst = Some(error),
+                }
+            }
+        }
+        Err(worst.unwrap_or(PlanError::Width { kernel: "ffn_fwd", got: 0, max: limits.spatial }))
+    }
+
+    fn too_wide(&self, dims: &Dims, limits: &Limits) -> Option<PlanError> {
+        self.kernels().into_iter().find_map(|kernel| {
+            let packing = kernel.packing(&self.dims(dims, kernel), &self.choices);
+            let ports = packing.inputs.iter().chain(&packing.outputs);
+            let got = ports.map(|p| p.width).max().unwrap_or(0);
+            (got > limits.spatial).then(|| PlanError::Width { kernel: kernel.name(), got, max: limits.spatial })
+        })
+    }
+
+    /// Checks the plan against a block's extents.
+    ///
+    /// # Errors
+    /// [`PlanError::Shards`].
+    pub fn check(&self, dims: &Dims) -> Result<(), PlanError> {
+        let cuts = [
+            ("head_shards", self.head_shards, "kv_heads", dims.kv_heads),
+            ("ffn_shards", self.ffn_shards, "hidden", dims.hidden),
+        ];
+        for (field, got, what, of) in cuts {
+            if got == 0 || !of.is_multiple_of(got) {
+                let wanted = (1..=got.clamp(1, of)).rev().find(|n| of.is_multiple_of(*n)).unwrap_or(1);
+                return Err(PlanError::Shards { field, got, what, of, wanted });
+            }
+        }
+        Ok(())
+    }
+
+    /// The programs of the plan: the ten, or eleven with a split feed-forward.
+    pub fn kernels(&self) -> Vec<Kernel> {
+        let ffn: &[Kernel] = match self.ffn {
+            Ffn::Fused => &[Kernel::FfnFwd],
+            Ffn::Split => &[Kernel::FfnGateUp, Kernel::FfnDown],
+        };
+        [&[Kernel::SdpaFwd, Kernel::WoFwd], ffn, &Kernel::BACKWARD].concat()
+    }
+
+    /// The extents of one program: those of the block, or of a shard.
+    pub fn dims(&self, block: &Dims, kernel: Kernel) -> Dims {
+        match kernel {
+            Kernel::SdpaFwd | Kernel::SdpaBwdV | Kernel::SdpaBwdQk => block.head_shard(self.head_shards),
+            Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::FfnDown | Kernel::FfnBwdW2 | Kernel::FfnBwdW13 => {
+                block.ffn_shard(self.ffn_shards)
+            }
+            Kernel::WoFwd | Kernel::WoBwd | Kernel::QBwd | Kernel::KvBwd => block.clone(),
+        }
+    }
+}
