@@ -1,17 +1,12 @@
 //! The words of the stories. A slot `{name}` of a template draws from the list of that name.
 
 /// Names with the pronoun that goes with them.
-pub(super) const SHE: &[&str] = &[
-    "Lily", "Mia", "Anna", "Rosa", "Ella", "Nora", "Ivy", "Ruby", "Clara", "Daisy", "Emma", "Zoe", "Lucy",
-    "Maya", "Hazel", "Olive", "Tilly", "Wren", "Poppy", "June", "Amy", "Bella", "Kira", "Nina", "Sara",
-    "Elsie", "Greta", "Hana", "Leila", "Molly", "Penny", "Sophie", "Tess", "Vera", "Willa", "Alma", "Cora",
-    "Dora", "Freya", "Ida",
-];
-pub(super) const HE: &[&str] = &[
-    "Tom", "Ben", "Max", "Sam", "Leo", "Finn", "Jack", "Oscar", "Tim", "Noah", "Eli", "Hugo", "Milo", "Otto",
-    "Felix", "Jasper", "Kai", "Luca", "Nico", "Owen", "Pip", "Ravi", "Theo", "Toby", "Will", "Arlo", "Bruno",
-    "Cole", "Dan", "Emil", "Fred", "Gus", "Henry", "Ivan", "Joe", "Karl", "Louis", "Marco", "Ned", "Rory",
-];
+///
+/// Few enough that a small model meets each of them often and learns who is who.
+pub(super) const SHE: &[&str] =
+    &["Lily", "Mia", "Anna", "Rosa", "Ella", "Nora", "Ruby", "Clara", "Lucy", "Zoe", "Emma", "Ivy"];
+pub(super) const HE: &[&str] =
+    &["Tom", "Ben", "Max", "Sam", "Leo", "Finn", "Jack", "Oscar", "Tim", "Noah", "Hugo", "Milo"];
 /// Animals that act like people.
 pub(super) const ANIMALS: &[&str] = &[
     "rabbit", "fox", "bear", "mouse", "squirrel", "hedgehog", "duck", "frog", "cat", "puppy", "badger",
