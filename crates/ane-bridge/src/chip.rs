@@ -8,6 +8,9 @@
 
 use mil::verify::{Family, Limits, Target};
 
+use Evidence::{Measured, Scaled};
+use Family::{M1, M2, M3, M4, M5};
+
 /// A chip. All of them are in [`Chip::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chip {
@@ -142,9 +145,6 @@ const fn chip(
         },
     }
 }
-
-use Evidence::{Measured, Scaled};
-use Family::{M1, M2, M3, M4, M5};
 
 impl Chip {
     /// Apple M4 Max, the chip with most published measurements.

@@ -1,8 +1,11 @@
 //! Surfaces: pitch, conversion, regions, guards.
 
-use ane_bridge::{Element, Layout, Region, Surface, SurfaceError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use ane_bridge::{Access, Element, Layout, Memory, Region, Surface, SurfaceError};
 use half::f16;
-use mil::eval::Slice;
+use mil::eval::{Slice, SliceMut};
 use mil::{DType, TensorType};
 use proptest::prelude::*;
 
@@ -161,6 +164,61 @@ fn a_surface_serves_a_thread_that_panicked_before() {
     });
     assert!(panicked.join().is_err());
     assert!(surface.write().is_ok() && surface.read().is_ok());
+}
+
+/// Memory of a device that wants to be locked; `state` counts the locks held, or refuses with a code.
+struct Locked {
+    state: Arc<AtomicI32>,
+    content: Vec<f16>,
+}
+
+impl Memory for Locked {
+    fn lock(&self, access: Access) -> Result<(), i32> {
+        let code = self.state.load(Ordering::Relaxed);
+        if code < 0 {
+            return Err(code);
+        }
+        self.state.fetch_add(if access == Access::Write { 100 } else { 1 }, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn unlock(&self, access: Access) {
+        self.state.fetch_sub(if access == Access::Write { 100 } else { 1 }, Ordering::Relaxed);
+    }
+
+    fn slice(&self) -> Slice<'_> {
+        Slice::F16(&self.content)
+    }
+
+    fn slice_mut(&mut self) -> SliceMut<'_> {
+        SliceMut::F16(&mut self.content)
+    }
+}
+
+#[test]
+fn guards_lock_and_unlock_the_devices_memory() {
+    let state = Arc::new(AtomicI32::new(0));
+    let memory = Locked { state: state.clone(), content: vec![f16::ONE; 32] };
+    let surface = Surface::from_memory(Layout::fp16(1, 32), Box::new(memory));
+    let held = || state.load(Ordering::Relaxed);
+    {
+        let _a = surface.read().unwrap();
+        let _b = surface.read().unwrap();
+        assert!(surface.write().is_err());
+        assert_eq!(held(), 2);
+    }
+    {
+        let _w = surface.write().unwrap();
+        assert!(surface.read().is_err());
+        assert_eq!(held(), 100);
+    }
+    assert_eq!(held(), 0);
+    state.store(-536_870_206, Ordering::Relaxed);
+    let refused = surface.write().err().unwrap();
+    assert!(refused.to_string().ends_with("could not be locked for writing: code 0xe00002c2"), "{refused}");
+    state.store(0, Ordering::Relaxed);
+    assert!(surface.write().is_ok());
+    assert_eq!(held(), 0);
 }
 
 proptest! {

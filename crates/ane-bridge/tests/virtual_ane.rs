@@ -87,7 +87,7 @@ fn contents(surface: &Surface) -> Vec<f32> {
 #[test]
 fn results_are_the_evaluators() {
     for (arithmetic, target, sizes) in [
-        (Arithmetic::Fast, Target::default(), [96, 64, 160]),
+        (Arithmetic::Fast, Target::default(), [200, 64, 160]),
         (Arithmetic::Exact, Target::default(), [32, 64, 32]),
         (Arithmetic::Exact, padded(), [7, 5, 33]),
     ] {
@@ -106,11 +106,7 @@ fn results_are_the_evaluators() {
         let mut outputs = [SliceMut::F16(&mut y), SliceMut::F16(&mut z)];
         let stats = plan.run(&[Slice::F16(&x), Slice::F16(&w)], &mut outputs).unwrap();
 
-        let tolerance = if arithmetic == Arithmetic::Exact { 0.0 } else { 2e-3 };
-        for (got, want) in contents(&bench.outputs[0]).iter().zip(&y) {
-            let want = want.to_f32();
-            assert!((got - want).abs() <= tolerance * want.abs().max(1.0), "{got} {want}");
-        }
+        assert_eq!(contents(&bench.outputs[0]), y.iter().map(|v| v.to_f32()).collect::<Vec<_>>());
         assert_eq!(contents(&bench.outputs[1]), z.iter().map(|v| v.to_f32()).collect::<Vec<_>>());
         assert_eq!(bench.device.ledger().of("product").stats.products, stats.products);
         assert_eq!(bench.device.ledger().of("product").stats.flushed, stats.flushed);
@@ -143,11 +139,11 @@ fn ports_are_in_byte_order() {
 fn wrong_names_do_not_bind() {
     let bench = Bench::small();
     let outputs = ["o00_y", "o01_z"];
-    let refusal = |inputs: &[&str]| bench.bind_as(inputs, &outputs).err().unwrap();
+    let refusal = |inputs: &[&str]| bench.bind_as(inputs, &outputs).unwrap_err();
     assert!(matches!(refusal(&["i00_x", "w"]), BindError::Unknown { name, .. } if name == "w"));
     assert!(matches!(refusal(&["i00_x", "i00_x"]), BindError::Twice { name, .. } if name == "i00_x"));
     assert!(matches!(refusal(&["i00_x"]), BindError::Missing { name, .. } if name == "i01_w"));
-    let missing = bench.bind_as(&["i00_x", "i01_w"], &["o00_y"]).err().unwrap();
+    let missing = bench.bind_as(&["i00_x", "i01_w"], &["o00_y"]).unwrap_err();
     assert!(missing.to_string().contains("output `o01_z` of `product` has no surface"), "{missing}");
 }
 
@@ -175,9 +171,9 @@ fn an_output_shares_its_surface_with_nothing() {
     let bench = Bench::new(VirtualAne::default(), &product(&Target::default(), 32, 32, 32));
     let [x, w, y] = [&bench.inputs[0], &bench.inputs[1], &bench.outputs[0]];
     let inputs = [("i00_x", x), ("i01_w", w)];
-    let twice = bench.exe.bind(&inputs, &[("o00_y", y), ("o01_z", y)]).err().unwrap();
+    let twice = bench.exe.bind(&inputs, &[("o00_y", y), ("o01_z", y)]).unwrap_err();
     assert!(matches!(twice, BindError::Aliased { status: Status::ALIASED, .. }));
-    let in_place = bench.exe.bind(&inputs, &[("o00_y", y), ("o01_z", x)]).err().unwrap();
+    let in_place = bench.exe.bind(&inputs, &[("o00_y", y), ("o01_z", x)]).unwrap_err();
     assert!(matches!(in_place, BindError::Aliased { other, .. } if other == "i00_x"));
     // One surface may be read twice.
     assert!(bench.exe.bind(&[("i00_x", x), ("i01_w", x)], &[("o00_y", y), ("o01_z", w)]).is_ok());
@@ -205,7 +201,7 @@ fn a_guard_in_the_way_is_an_error_not_a_wait() {
 fn a_program_for_another_family_does_not_compile() {
     let device = VirtualAne::default();
     let program = product(&Target::new(Family::M1), 32, 64, 32);
-    let refused = device.compile("p", &program).err().unwrap();
+    let refused = device.compile("p", &program).unwrap_err();
     assert!(matches!(refused, CompileError::Family { found: Family::M1, wanted: Family::M4, .. }));
     let m1 = VirtualAne::new(Settings { chip: Chip::find("M1").unwrap(), ..Settings::default() });
     assert!(m1.compile("p", &program).is_ok());
@@ -219,7 +215,7 @@ fn several_functions_do_not_compile() {
     other.name = "other".into();
     let two = Program::new(vec![one.functions[0].clone(), other]);
     let two = verify(two, &Target::default()).unwrap();
-    let refused = VirtualAne::default().compile("two", &two).err().unwrap();
+    let refused = VirtualAne::default().compile("two", &two).unwrap_err();
     assert!(matches!(refused, CompileError::Functions { count: 2, .. }));
 }
 
@@ -233,7 +229,7 @@ fn compiles_are_budgeted_failed_ones_too() {
     assert!(matches!(device.compile("p", &program), Err(CompileError::Rejected { .. })));
     assert!(device.compile("p", &program).is_ok());
     assert_eq!(device.compiles_left(), Some(0));
-    let spent = device.compile("p", &program).err().unwrap();
+    let spent = device.compile("p", &program).unwrap_err();
     assert!(matches!(spent, CompileError::Budget { needed: 4, budget: 3, .. }));
     assert_eq!((device.compiles(), device.ledger().of("p").compiles), (3, 2));
     let fresh = VirtualAne::new(Settings { compile_budget: None, ..Settings::default() });
@@ -246,7 +242,7 @@ fn loaded_programs_are_limited_until_they_drop() {
     let program = product(&Target::default(), 32, 64, 32);
     let bench = Bench::new(VirtualAne::new(Settings { load_limit: 2, ..Settings::default() }), &program);
     let second = bench.device.compile("second", &program).unwrap();
-    let refused = bench.device.compile("third", &program).err().unwrap();
+    let refused = bench.device.compile("third", &program).unwrap_err();
     assert!(matches!(refused, CompileError::Loaded { needed: 3, limit: 2, .. }));
     drop(second);
     assert_eq!(bench.device.loaded(), 1);

@@ -8,6 +8,7 @@
 mod faults;
 mod gemm;
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -87,6 +88,12 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // Counters stay valid when a thread panics between them.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for VirtualAne {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VirtualAne({})", self.0.settings.chip.name)
     }
 }
 
@@ -260,6 +267,12 @@ struct Loaded {
     slot: Slot,
 }
 
+impl fmt::Debug for VirtualExecutable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VirtualExecutable({})", self.0.name)
+    }
+}
+
 impl Executable for VirtualExecutable {
     type Request = VirtualRequest;
 
@@ -297,6 +310,12 @@ pub struct VirtualRequest {
     program: Arc<Loaded>,
     inputs: Vec<Surface>,
     outputs: Vec<Surface>,
+}
+
+impl fmt::Debug for VirtualRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VirtualRequest({})", self.program.name)
+    }
 }
 
 impl Request for VirtualRequest {
