@@ -116,6 +116,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// A model and the tokenizer beside it, which may not know tokens that the model does not.
 pub fn load(dir: &Path) -> anyhow::Result<(hf::Model, Tokenizer)> {
+    let weights = ["model.safetensors", "model.safetensors.index.json"];
+    if dir.join(hf::CONFIG).exists() && !weights.iter().any(|name| dir.join(name).symlink_metadata().is_ok())
+    {
+        let text = format!(
+            "{}: neither {} nor {} is there; pickle files such as pytorch_model.bin are never read, convert \
+             them to safetensors",
+            dir.display(),
+            weights[0],
+            weights[1]
+        );
+        return Err(Failure::Data { code: "E3006", text }.into());
+    }
     let loaded = hf::load(dir)?;
     let file = dir.join(hf::TOKENIZER);
     let tokenizer = load_tokenizer(&file)?;

@@ -479,6 +479,17 @@ fn a_loss_that_is_no_number_ends_the_run() {
     assert_eq!(ran.code, 6, "{}", ran.err);
     assert!(ran.err.contains("batch left out (49 in a row)"), "{}", ran.err);
     assert!(ran.err.ends_with("50 batches in a row were left out; try a lower --lr\n"), "{}", ran.err);
+    let ran = lab.train("early", &[&wild[..], &["--on-nan", "rollback"]].concat());
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert!(ran.err.ends_with("there is no checkpoint yet to go back to; try a lower --lr\n"), "{}", ran.err);
+    let ran = lab.train("back", &[&wild[..], &["--on-nan", "rollback", "--save-every", "1"]].concat());
+    assert_eq!(ran.code, 6, "{}", ran.err);
+    assert_eq!(ran.err.matches("; back to the checkpoint of step 1\n").count(), 3, "{}", ran.err);
+    assert!(
+        ran.err.ends_with("three returns to the last checkpoint did not help; try a lower --lr\n"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]
