@@ -128,7 +128,9 @@ impl Default for Care {
 pub enum PlanError {
     #[error("{field} = {got} does not divide {what} = {of}; use {wanted}")]
     Shards { field: &'static str, got: usize, what: &'static str, of: usize, wanted: usize },
-    #[error("the plan is for sequences of {seq} tokens, but the model has {max} positions; use at most {max}")]
+    #[error(
+        "the plan is for sequences of {seq} tokens, but the model has {max} positions; use at most {max}"
+    )]
     Sequence { seq: usize, max: usize },
     #[error(
         "`{kernel}` would be {got} wide, and the chip takes {max}, in every cut of this model; \
@@ -160,16 +162,14 @@ impl Plan {
     /// # Errors
     /// [`PlanError::Width`] when no cut fits.
     pub fn fit(mut self, dims: &Dims, limits: &Limits) -> Result<Self, PlanError> {
-        let shards: Vec<_> = (self.ffn_shards..=dims.hidden).filter(|n| dims.hidden.is_multiple_of(*n)).collect();
+        let shards: Vec<_> =
+            (self.ffn_shards..=dims.hidden).filter(|n| dims.hidden.is_multiple_of(*n)).collect();
         let start = (self.choices.inputs, self.ffn);
         let mut worst = None;
         for ffn_shards in shards {
-            for (inputs, ffn) in [
-                start,
-                (Inputs::Separate, start.1),
-                (start.0, Ffn::Split),
-                (Inputs::Separate, Ffn::Split),
-            ] {
+            for (inputs, ffn) in
+                [start, (Inputs::Separate, start.1), (start.0, Ffn::Split), (Inputs::Separate, Ffn::Split)]
+            {
                 self.ffn_shards = ffn_shards;
                 (self.choices.inputs, self.ffn) = (inputs, ffn);
                 match self.too_wide(dims, limits) {
@@ -186,7 +186,11 @@ impl Plan {
             let packing = kernel.packing(&self.dims(dims, kernel), &self.choices);
             let ports = packing.inputs.iter().chain(&packing.outputs);
             let got = ports.map(|p| p.width).max().unwrap_or(0);
-            (got > limits.spatial).then(|| PlanError::Width { kernel: kernel.name(), got, max: limits.spatial })
+            (got > limits.spatial).then(|| PlanError::Width {
+                kernel: kernel.name(),
+                got,
+                max: limits.spatial,
+            })
         })
     }
 

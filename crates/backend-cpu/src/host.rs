@@ -3,9 +3,8 @@
 use std::ops::{Deref, DerefMut};
 
 use backend::Result;
-use model::ModelConfig;
+use model::{ModelConfig, Role};
 
-use crate::kernels::rope;
 use crate::params::Storage;
 use crate::{Act, Cpu, Exec};
 
@@ -17,14 +16,40 @@ pub struct Host<'a> {
     pub exec: &'a mut Exec,
     /// Weights and gradients.
     pub storage: &'a mut Storage,
-    /// Rotary positions.
-    pub rope: &'a rope::Table,
+    /// Gradients of normalised inputs, `[tokens, dim]`, for [`Cpu::backward_norm`].
+    pub dnorm: &'a mut [f32],
+    /// Gradients of rotated queries and keys, and of values, `[tokens, q_dim + 2·kv_dim]`, for
+    /// [`Cpu::backward_rotation`].
+    pub dqkv: &'a mut [f32],
+    /// Queries and keys before their norms, `[tokens, q_dim + kv_dim]`; empty without such norms.
+    pub raw: &'a mut [f32],
 }
 
 impl Cpu {
     /// The parts of this backend.
     pub fn host(&mut self) -> Host<'_> {
-        Host { config: &self.config, exec: &mut self.exec, storage: &mut self.storage, rope: &self.rope }
+        Host {
+            config: &self.config,
+            exec: &mut self.exec,
+            storage: &mut self.storage,
+            dnorm: &mut self.scratch.dnorm,
+            dqkv: &mut self.scratch.dqkv,
+            raw: &mut self.layers[0].raw,
+        }
+    }
+
+    /// Turns [`Host::dnorm`] into the gradient of `x`, which is added to `dy`, and of the gain.
+    pub fn backward_norm(&mut self, role: Role, layer: Option<usize>, x: &Act, dy: &mut Act) {
+        self.norm_backward(role, layer, x, dy);
+    }
+
+    /// Turns [`Host::dqkv`] back through the rotation and the norms of queries and keys, or adds up the
+    /// gradients of the biases. The plan recomputes, so that there is one [`Host::raw`].
+    pub fn backward_rotation(&mut self, layer: usize) {
+        self.rotation_backward(layer);
+        if self.config.qkv_bias {
+            self.bias_backward(Some(layer));
+        }
     }
 
     /// Tokens of the last micro-batch, and of one sequence of it.

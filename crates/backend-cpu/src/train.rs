@@ -21,25 +21,25 @@ pub struct Cpu {
     plan: Plan,
     pub(crate) exec: Exec,
     pub(crate) storage: Storage,
-    pub(crate) rope: rope::Table,
+    rope: rope::Table,
     /// Activations that nobody holds.
     pub(crate) free: Vec<Act>,
     /// Inputs of attention and feed-forward of each layer, for the way back.
     inputs: Vec<[Option<Act>; 2]>,
     /// What each layer computed inside; one for all when recomputing.
-    layers: Vec<Inside>,
-    scratch: Scratch,
+    pub(crate) layers: Vec<Inside>,
+    pub(crate) scratch: Scratch,
     muon: muon::Scratch,
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) seq: usize,
 }
 
 /// What the blocks of a layer keep for the way back, per token.
-struct Inside {
+pub(crate) struct Inside {
     /// Rotated queries and keys, and values: `[q_dim + 2·kv_dim]`.
     qkv: Buffer,
     /// Queries and keys before their norms, `[q_dim + kv_dim]`; empty without such norms.
-    raw: Buffer,
+    pub(crate) raw: Buffer,
     /// Output of the heads, `[q_dim]`.
     o: Buffer,
     /// Log of the sum of each softmax, `[heads]`.
@@ -62,15 +62,15 @@ impl Inside {
 }
 
 /// Memory that no block keeps.
-struct Scratch {
+pub(crate) struct Scratch {
     /// Normalised inputs, `[tokens, dim]`.
     norm: Buffer,
     /// Their gradients.
-    dnorm: Buffer,
+    pub(crate) dnorm: Buffer,
     /// `[tokens, max(q_dim, hidden)]`.
     wide: Buffer,
     /// `[tokens, q_dim + 2·kv_dim]`.
-    dqkv: Buffer,
+    pub(crate) dqkv: Buffer,
     /// `[tokens, heads]`.
     delta: Buffer,
     /// Logits of some tokens.
@@ -244,7 +244,7 @@ impl Cpu {
 
     /// The gradient of the input of a block: that of its output (`dy`, in place), plus what comes
     /// back through the norm from `dnorm`.
-    fn norm_backward(&mut self, role: Role, layer: Option<usize>, x: &Act, dy: &mut Act) {
+    pub(crate) fn norm_backward(&mut self, role: Role, layer: Option<usize>, x: &Act, dy: &mut Act) {
         let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
         let (n, eps) = (tokens * c.dim, c.norm_eps);
         let partial = &mut self.scratch.partial[..tokens.div_ceil(ROWS) * c.dim];
@@ -266,7 +266,7 @@ impl Cpu {
     }
 
     /// Adds the gradients of the biases: the sums of the columns of `dqkv`.
-    fn bias_backward(&mut self, layer: Option<usize>) {
+    pub(crate) fn bias_backward(&mut self, layer: Option<usize>) {
         let (c, tokens) = (&self.config, self.tokens.len());
         let row = c.q_dim() + 2 * c.kv_dim();
         let partial = &mut self.scratch.partial[..tokens.div_ceil(ROWS) * row];
@@ -282,7 +282,7 @@ impl Cpu {
     }
 
     /// Turns the gradients in `dqkv` back through the rotation and the norms of queries and keys.
-    fn rotation_backward(&mut self, layer: usize) {
+    pub(crate) fn rotation_backward(&mut self, layer: usize) {
         let (c, tokens, isa, slot) = (&self.config, self.tokens.len(), self.exec.isa, self.inside(layer));
         let (q, qk, row) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
         let (rope, seq, d, eps) = (&self.rope, self.seq, c.head_dim, c.norm_eps);

@@ -36,7 +36,14 @@ pub fn shapes() -> Vec<Dims> {
     vec![
         tiny.clone(),
         Dims { heads: 4, kv_heads: 2, dim: 30, hidden: 37, extra: Extra::QkvBias, ..tiny.clone() },
-        Dims { heads: 6, kv_heads: 1, head_dim: 4, seq: SeqLen::padded(64), extra: Extra::QkNorm, ..tiny.clone() },
+        Dims {
+            heads: 6,
+            kv_heads: 1,
+            head_dim: 4,
+            seq: SeqLen::padded(64),
+            extra: Extra::QkNorm,
+            ..tiny.clone()
+        },
         Dims { dim: 64, hidden: 96, heads: 4, kv_heads: 4, head_dim: 16, seq: SeqLen::padded(96), ..tiny },
     ]
 }
@@ -151,7 +158,13 @@ impl Case {
     }
 
     /// The largest relative error of another program, or of another order of staging.
-    pub fn mutant_error(&self, d: &Dims, c: &Choices, program: Program, staged: impl Fn(Part) -> Place) -> f64 {
+    pub fn mutant_error(
+        &self,
+        d: &Dims,
+        c: &Choices,
+        program: Program,
+        staged: impl Fn(Part) -> Place,
+    ) -> f64 {
         let packing = self.kernel.packing(d, c);
         let got = run_staged(program, &packing, staged, Arithmetic::Fast, &self.staged(c));
         self.compare(c, got).iter().map(|e| e.1).fold(0.0, f64::max)
@@ -176,7 +189,10 @@ pub fn agrees(case: impl Fn(&Dims) -> Case) {
             for (arithmetic, allowed) in [(Arithmetic::Fast, FAST), (Arithmetic::Exact, EXACT)] {
                 for (part, error) in case.errors(&d, &c, arithmetic) {
                     let name = case.kernel.name();
-                    assert!(error <= allowed, "{name}, {part:?}: {error:.1e} with {c:?}, {arithmetic:?}, {d:?}");
+                    assert!(
+                        error <= allowed,
+                        "{name}, {part:?}: {error:.1e} with {c:?}, {arithmetic:?}, {d:?}"
+                    );
                 }
             }
             for family in Family::ALL {

@@ -101,13 +101,10 @@ mod tests {
         let y = product(&w2, &gated, h, s);
         let gate = [(Part::X, x), (Part::W1, transposed(&w1, dim)), (Part::W3, transposed(&w3, dim))];
         let (parts, wanted) = match kernel {
-            Kernel::FfnDown => (
-                [(Part::Gated, gated), (Part::W2, transposed(&w2, h))].into(),
-                [(Part::Y, y)].into(),
-            ),
-            Kernel::FfnGateUp => {
-                (gate.into(), [(Part::H1, h1), (Part::H3, h3), (Part::Gated, gated)].into())
+            Kernel::FfnDown => {
+                ([(Part::Gated, gated), (Part::W2, transposed(&w2, h))].into(), [(Part::Y, y)].into())
             }
+            Kernel::FfnGateUp => (gate.into(), [(Part::H1, h1), (Part::H3, h3), (Part::Gated, gated)].into()),
             _ => (
                 gate.into_iter().chain([(Part::W2, w2)]).collect(),
                 [(Part::Y, y), (Part::H1, h1), (Part::H3, h3)].into(),

@@ -31,8 +31,11 @@ impl<'a> Graph<'a> {
     /// A program with the inputs of `packing`.
     pub fn new(d: &'a Dims, c: &'a Choices, packing: Packing) -> Self {
         let mut b = Builder::new("main");
-        let inputs =
-            packing.inputs.iter().map(|p| b.input(&p.name, DType::Fp16, [1, p.channels, 1, p.width])).collect();
+        let inputs = packing
+            .inputs
+            .iter()
+            .map(|p| b.input(&p.name, DType::Fp16, [1, p.channels, 1, p.width]))
+            .collect();
         Self { b, d, c, packing, inputs, blob: BlobWriter::new(), constants: 0 }
     }
 

@@ -34,7 +34,9 @@ pub fn program(d: &Dims, c: &Choices) -> Program {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::{Case, agrees, dot, matches_differences, product, shapes, tiny, transposed, values};
+    use super::super::check::{
+        Case, agrees, dot, matches_differences, product, shapes, tiny, transposed, values,
+    };
     use super::*;
     use crate::kernels::Kernel;
 

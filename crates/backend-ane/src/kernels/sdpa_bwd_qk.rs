@@ -71,7 +71,12 @@ mod tests {
         let [dq, dk, _] = attention::backward(d, &q, &k, &v, &da);
         let [p, dp] = attention::probabilities(d, &q, &k, &v, &da);
         let parts = [(Part::P, p), (Part::Dp, dp), (Part::Q, q), (Part::K, k)].into();
-        Case { kernel: Kernel::SdpaBwdQk, parts, wanted: [(Part::Dq, dq), (Part::Dk, dk)].into(), raised: false }
+        Case {
+            kernel: Kernel::SdpaBwdQk,
+            parts,
+            wanted: [(Part::Dq, dq), (Part::Dk, dk)].into(),
+            raised: false,
+        }
     }
 
     #[test]
