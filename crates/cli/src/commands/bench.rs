@@ -88,12 +88,34 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     }
     let fastest = report.ms.iter().copied().fold(f64::INFINITY, f64::min);
     let slowest = report.ms.iter().copied().fold(0.0, f64::max);
-    println!("{}: {:.1}M parameters, {} × {} tokens, f32, {}", args.preset, report.params as f64 / 1e6, args.batch, args.seq, args.device.label());
+    println!(
+        "{}: {:.1}M parameters, {} × {} tokens, f32, {}",
+        args.preset,
+        report.params as f64 / 1e6,
+        args.batch,
+        args.seq,
+        args.device.label()
+    );
     for phase in &report.phases {
-        println!("  {:<20} {:>9.1} ms  {:>4.1} %", phase.phase, phase.ms, 100.0 * phase.ms / report.ms_per_step);
+        println!(
+            "  {:<20} {:>9.1} ms  {:>4.1} %",
+            phase.phase,
+            phase.ms,
+            100.0 * phase.ms / report.ms_per_step
+        );
     }
-    println!("  {:<20} {:>9.1} ms  (median of {}, {fastest:.1} to {slowest:.1})", "step", report.ms_per_step, report.ms.len());
-    println!("{:.1} tok/s, {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak measured now", report.tok_per_s, report.gflop_per_s, 100.0 * share);
+    println!(
+        "  {:<20} {:>9.1} ms  (median of {}, {fastest:.1} to {slowest:.1})",
+        "step",
+        report.ms_per_step,
+        report.ms.len()
+    );
+    println!(
+        "{:.1} tok/s, {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak measured now",
+        report.tok_per_s,
+        report.gflop_per_s,
+        100.0 * share
+    );
     println!("memory {}, loss {:.4} → {:.4}", bytes(memory), report.loss_first, report.loss_last);
     Ok(ExitCode::SUCCESS)
 }
