@@ -18,8 +18,8 @@ use crate::staging::{self, Source};
 /// optimizer run on the CPU meanwhile.
 ///
 /// Sums over residuals, weights, gradients and moments are f32 on the host; activations are fp16 on the
-/// device. An activation beyond ±32768 (over the power of two of [`crate::Scaling`]) becomes infinite
-/// there and the loss not finite. A gradient that overflows on the device is computed again at a
+/// device. An activation beyond ±32768, or a weight beyond ±65504, both over the power of two of
+/// [`crate::Scaling`], becomes infinite there and the loss not finite. A gradient that overflows on the device is computed again at a
 /// smaller power of two; only one that does not fit any stays infinite, and then
 /// [`backend::Train::update`] returns a norm that is not finite and skips the step.
 pub struct Ane<D: AneDevice> {
@@ -85,7 +85,7 @@ impl<D: AneDevice> Ane<D> {
     }
 
     fn build(device: D, config: &ModelConfig, plan: Plan, training: bool) -> Result<Self> {
-        let tokens = plan.seq.max(1) * plan.sequences;
+        let tokens = plan.seq.max(1).saturating_mul(plan.sequences);
         let on_host = backend_cpu::Plan::new(tokens).with_threads(plan.threads).with_recompute(true);
         // The configuration is checked here, before anything is computed from it.
         let cpu = Cpu::new(config, backend_cpu::Plan { isa: plan.isa, ..on_host })?;
@@ -190,7 +190,7 @@ impl<D: AneDevice> Ane<D> {
                     Role::Gate | Role::Up => self.dims.hidden,
                     _ => self.dims.dim,
                 };
-                source.write(w, outputs, (shard, shards), factor, &surface, &place, scratch)?;
+                source.write(w, outputs, (shard, shards), factor, (&surface, &place), scratch)?;
             }
             if let (Kernel::SdpaFwd, Some((part, columns))) = (kernel, staging::vectors(self.dims.extra)) {
                 let (surface, place) = self.programs.input(kernel, slot, part);

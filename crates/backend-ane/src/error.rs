@@ -23,13 +23,13 @@ pub enum AneError {
     Run {
         kernel: &'static str,
         #[source]
-        source: RunError,
+        source: Box<RunError>,
     },
     #[error("`{kernel}` failed, and no compile is left to make it anew; save a checkpoint and restart")]
     Spent {
         kernel: &'static str,
         #[source]
-        source: RunError,
+        source: Box<RunError>,
     },
     #[error("the thread that drives the device could not be started")]
     Thread(#[source] std::io::Error),

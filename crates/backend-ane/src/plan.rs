@@ -133,6 +133,11 @@ pub enum PlanError {
     )]
     Sequence { seq: usize, max: usize },
     #[error(
+        "the probabilities of {heads} heads at {seq} tokens take {got} channels, and the chip takes {max}; \
+         use shorter sequences"
+    )]
+    Channels { heads: usize, seq: usize, got: usize, max: usize },
+    #[error(
         "`{kernel}` would be {got} wide, and the chip takes {max}, in every cut of this model; \
          use shorter sequences or another chip"
     )]
@@ -156,12 +161,20 @@ impl Plan {
         }
     }
 
-    /// The same with the least cut that the chip takes: separate inputs before a split feed-forward
-    /// before shards of it.
+    /// The same with the least cut that the chip takes: shards of the heads as their probabilities need
+    /// them; of the feed-forward, separate inputs before a split of it before shards of it.
     ///
     /// # Errors
-    /// [`PlanError::Width`] when no cut fits.
+    /// [`PlanError::Channels`], [`PlanError::Width`] when no cut fits.
     pub fn fit(mut self, dims: &Dims, limits: &Limits) -> Result<Self, PlanError> {
+        let rows = |shards: usize| dims.heads / shards * dims.s();
+        let fits = |n: &usize| dims.kv_heads.is_multiple_of(*n) && rows(*n) <= limits.channels;
+        self.head_shards = (self.head_shards..=dims.kv_heads).find(fits).ok_or(PlanError::Channels {
+            heads: dims.group(),
+            seq: dims.s(),
+            got: rows(dims.kv_heads),
+            max: limits.channels,
+        })?;
         let shards: Vec<_> =
             (self.ffn_shards..=dims.hidden).filter(|n| dims.hidden.is_multiple_of(*n)).collect();
         let start = (self.choices.inputs, self.ffn);
@@ -229,6 +242,71 @@ impl Plan {
                 block.ffn_shard(self.ffn_shards)
             }
             Kernel::WoFwd | Kernel::WoBwd | Kernel::QBwd | Kernel::KvBwd => block.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mil::verify::Family;
+    use mil::{Target, verify};
+    use model::ModelConfig;
+
+    use super::*;
+
+    fn llama(dim: usize, hidden: usize, heads: usize) -> ModelConfig {
+        ModelConfig { dim, hidden, heads, kv_heads: heads, head_dim: dim / heads, ..ModelConfig::default() }
+    }
+
+    fn fitted(config: &ModelConfig, seq: usize, family: Family) -> Result<(Plan, Dims), PlanError> {
+        let dims = Dims::new(config, seq);
+        Ok((Plan::new(seq, 1).fit(&dims, &Target::new(family).limits())?, dims))
+    }
+
+    #[test]
+    fn cuts_only_what_the_chip_refuses() {
+        let cuts = |hidden, family| {
+            let (plan, _) = fitted(&llama(1024, hidden, 8), 512, family).unwrap();
+            (plan.choices.inputs, plan.ffn, plan.ffn_shards)
+        };
+        assert_eq!(cuts(4096, Family::M3), (Inputs::Packed, Ffn::Fused, 1));
+        assert_eq!(cuts(8192, Family::M3), (Inputs::Separate, Ffn::Fused, 1));
+        assert_eq!(cuts(8192, Family::M4), (Inputs::Packed, Ffn::Fused, 1));
+        assert_eq!(cuts(20480, Family::M3), (Inputs::Separate, Ffn::Fused, 2));
+    }
+
+    #[test]
+    fn shards_heads_whose_probabilities_are_too_many() {
+        let (plan, _) = fitted(&llama(2048, 4096, 32), 4096, Family::M5).unwrap();
+        assert_eq!(plan.head_shards, 2);
+        let one_group = ModelConfig { kv_heads: 1, ..llama(2048, 4096, 32) };
+        assert!(matches!(
+            fitted(&one_group, 4096, Family::M5),
+            Err(PlanError::Channels { got: 131_072, .. })
+        ));
+    }
+
+    #[test]
+    fn says_which_shards_divide() {
+        let dims = Dims::new(&llama(64, 96, 6), 32);
+        let error = Plan { ffn_shards: 7, ..Plan::new(32, 1) }.check(&dims).unwrap_err();
+        assert_eq!(error.to_string(), "ffn_shards = 7 does not divide hidden = 96; use 6");
+        let error = Plan { head_shards: 0, ..Plan::new(32, 1) }.check(&dims).unwrap_err();
+        assert!(error.to_string().ends_with("use 1"), "{error}");
+    }
+
+    /// Every program of models from 48M to 1.5B breaks no rule of any chip.
+    #[test]
+    fn real_models_pass_on_every_chip() {
+        for (dim, hidden, heads) in [(768, 2048, 6), (1024, 2816, 8), (1536, 4096, 12), (2304, 6144, 18)] {
+            for family in Family::ALL {
+                let (plan, dims) = fitted(&llama(dim, hidden, heads), 512, family).unwrap();
+                for kernel in plan.kernels() {
+                    let program = kernel.program(&plan.dims(&dims, kernel), &plan.choices);
+                    let verified = verify(program, &Target::new(family));
+                    assert!(verified.is_ok(), "{family:?} {}: {:?}", kernel.name(), verified.err());
+                }
+            }
         }
     }
 }

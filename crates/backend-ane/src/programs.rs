@@ -280,13 +280,13 @@ impl<D: AneDevice> Programs<D> {
             Ok(()) => Ok(()),
             Err(source @ RunError::Failed { .. }) => {
                 if self.device.compiles_left() == Some(0) {
-                    return Err(AneError::Spent { kernel: kernel.name(), source });
+                    return Err(AneError::Spent { kernel: kernel.name(), source: source.into() });
                 }
                 self.recreate(kernel)?;
                 self.start(kernel, slot);
-                self.wait()?.map_err(|source| AneError::Run { kernel: kernel.name(), source })
+                self.wait()?.map_err(|source| AneError::Run { kernel: kernel.name(), source: source.into() })
             }
-            Err(source) => Err(AneError::Run { kernel: kernel.name(), source }),
+            Err(source) => Err(AneError::Run { kernel: kernel.name(), source: source.into() }),
         }
     }
 

@@ -164,8 +164,7 @@ impl Source {
         outputs: usize,
         (shard, shards): (usize, usize),
         factor: f32,
-        surface: &Surface,
-        place: &Place,
+        (surface, place): (&Surface, &Place),
         scratch: &mut Vec<f32>,
     ) -> Result<(), SurfaceError> {
         let inputs = w.len() / outputs;
@@ -249,7 +248,7 @@ mod tests {
         let surface = Surface::on_heap(ane_bridge::Layout::fp16(6, 32)).unwrap();
         let read = |source: Source, rows: usize, columns: usize| {
             let place = Place { port: 0, region: Region::new(0..rows, 0..columns) };
-            source.write(&w, 4, (1, 2), 2.0, &surface, &place, &mut Vec::new()).unwrap();
+            source.write(&w, 4, (1, 2), 2.0, (&surface, &place), &mut Vec::new()).unwrap();
             let mut out = vec![0.0; rows * columns];
             surface.read().unwrap().read(&place.region, &mut out).unwrap();
             out

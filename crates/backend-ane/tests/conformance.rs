@@ -7,8 +7,9 @@ use mil::eval::Arithmetic;
 use model::ModelConfig;
 
 /// fp16 activations between f32 sums: each program rounds its operands and results to 11 bits, and a block
-/// is two or three programs. Updates run on the CPU in f32.
-const TOLERANCE: Tolerance = Tolerance { block: 1e-2, update: 1e-4 };
+/// is two or three programs. The worst, 3e-3, is the bias of keys, whose gradients nearly cancel. Updates
+/// run on the CPU in f32.
+const TOLERANCE: Tolerance = Tolerance { block: 6e-3, update: 1e-4 };
 
 fn device(arithmetic: Arithmetic) -> VirtualAne {
     VirtualAne::new(Settings { arithmetic, count_flushed: false, ..Settings::default() })
@@ -26,18 +27,31 @@ fn trains_as_the_reference_does() {
     );
 }
 
+/// The grid of 2^-16 adds its own rounding to every product.
+#[test]
+fn trains_on_the_product_grid() {
+    conformance::train(
+        |config, tokens| {
+            Ane::new(device(Arithmetic::Exact), config, plan(config, tokens)).expect("a backend")
+        },
+        TOLERANCE,
+    );
+}
+
+/// Everything that [`plan`] leaves at its default, the other way round.
+fn cut(config: &ModelConfig, tokens: usize) -> Plan {
+    let shards = |n: usize| if n.is_multiple_of(2) { 2 } else { 1 };
+    Plan {
+        choices: Choices { linear: Linear::Conv, inputs: Inputs::Separate, scaling: Scaling::OFF },
+        ffn: Ffn::Split,
+        head_shards: shards(config.kv_heads),
+        ffn_shards: shards(config.hidden),
+        ..plan(config, tokens)
+    }
+}
+
 #[test]
 fn trains_in_every_cut() {
-    let cut = |config: &ModelConfig, tokens: usize| {
-        let shards = |n: usize| if n.is_multiple_of(2) { 2 } else { 1 };
-        Plan {
-            choices: Choices { linear: Linear::Conv, inputs: Inputs::Separate, scaling: Scaling::OFF },
-            ffn: Ffn::Split,
-            head_shards: shards(config.kv_heads),
-            ffn_shards: shards(config.hidden),
-            ..plan(config, tokens)
-        }
-    };
     conformance::train(
         |config, tokens| Ane::new(device(Arithmetic::Fast), config, cut(config, tokens)).expect("a backend"),
         TOLERANCE,
@@ -46,10 +60,12 @@ fn trains_in_every_cut() {
 
 #[test]
 fn reads_prompts_as_the_reference_does() {
-    conformance::infer(
-        |config, weights| {
-            AneInfer::new(device(Arithmetic::Fast), config, weights, plan(config, 1)).expect("a backend")
-        },
-        TOLERANCE.block,
-    );
+    for plan in [plan, cut] {
+        conformance::infer(
+            |config, weights| {
+                AneInfer::new(device(Arithmetic::Fast), config, weights, plan(config, 1)).expect("a backend")
+            },
+            TOLERANCE.block,
+        );
+    }
 }

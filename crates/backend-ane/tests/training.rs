@@ -2,7 +2,7 @@
 
 use ane_bridge::{Faults, Settings, SlowDown, VirtualAne};
 use backend::conformance::{tokens, weights};
-use backend::{AdamW, Rule, Rules, Tokens, Train, Update, forward_backward};
+use backend::{AdamW, Error, Rule, Rules, Tokens, Train, Update, forward_backward};
 use backend_ane::{Ane, Care, Plan, Scaling};
 use backend_cpu::Cpu;
 use mil::eval::Arithmetic;
@@ -107,7 +107,12 @@ fn scaling_brings_gradients_back_on_the_product_grid() {
     let weights = Weights::init(&config(), 1);
     let (with, name) = worst_cosine(Arithmetic::Exact, Scaling::default(), &weights);
     let (without, _) = worst_cosine(Arithmetic::Exact, Scaling::OFF, &weights);
-    println!("worst gradient cosine on the product grid: {without:.4} unscaled, {with:.6} scaled");
+    let gradients_alone = Scaling { gradient: Some(6), ..Scaling::OFF };
+    let (half, _) = worst_cosine(Arithmetic::Exact, gradients_alone, &weights);
+    println!(
+        "worst gradient cosine on the product grid: {without:.4} as it is, {half:.6} with gradients scaled, {with:.8} with weights too"
+    );
+    assert!(with > half, "scaled weights gain nothing: {with} after {half}");
     assert!(with >= 0.999, "`{name}`: cosine {with}");
     assert!(without < 0.9, "the unscaled gradient has the cosine {without}");
 }
@@ -239,4 +244,36 @@ fn what_ran_before_does_not_matter() {
         params.map(|p| ane.read(p.id, Slot::Gradient).expect("gradient").into_owned()).collect::<Vec<_>>()
     };
     assert!(run(&mut fresh) == run(&mut used));
+}
+
+#[test]
+fn refuses_what_the_plan_has_no_room_for() {
+    let small = Plan { seq: 32, sequences: 1, ..plan() };
+    let mut ane = Ane::new(device(Arithmetic::Fast), &config(), small.clone()).expect("a backend");
+    let ids = tokens(&config(), 64, 1);
+    let mut embed = |n: usize, seq: usize| ane.embed(Tokens { ids: &ids[..n], seq }).map(drop);
+    assert!(matches!(embed(33, 33), Err(Error::SequenceTooLong { got: 33, max: 32 })));
+    assert!(matches!(embed(32, 16), Err(Error::BatchTooLarge { got: 32, max: 16 })));
+    assert!(embed(32, 32).is_ok());
+    let refused = |plan| {
+        let error = Ane::new(device(Arithmetic::Fast), &config(), plan).err().expect("an error");
+        std::error::Error::source(&error).and_then(|e| e.source()).expect("a cause").to_string()
+    };
+    assert!(refused(Plan { seq: 65, ..plan() }).contains("65 tokens"));
+    assert!(
+        refused(Plan { head_shards: 4, ..plan() }).contains("head_shards = 4 does not divide kv_heads = 2")
+    );
+    assert!(Ane::new(device(Arithmetic::Fast), &config(), Plan { sequences: usize::MAX, ..plan() }).is_err());
+}
+
+#[test]
+fn a_backend_for_inference_says_that_it_cannot_go_back() {
+    let mut ane = Ane::for_inference(device(Arithmetic::Fast), &config(), plan()).expect("a backend");
+    load(&mut ane, &Weights::init(&config(), 2));
+    let (ids, targets) = batch(1);
+    let batch = Tokens { ids: &ids, seq: 64 };
+    assert!(backend::forward(&mut ane, batch, &targets).expect("a loss").is_finite());
+    let error = forward_backward(&mut ane, batch, &targets).expect_err("no backward");
+    assert!(std::error::Error::source(&error).expect("a cause").to_string().contains("Ane::new"));
+    assert_eq!(ane.ledger().total().compiles, 3, "backward programs were compiled");
 }
