@@ -19,9 +19,9 @@ use crate::staging::{self, Source};
 ///
 /// Sums over residuals, weights, gradients and moments are f32 on the host; activations are fp16 on the
 /// device. An activation beyond ±32768, or a weight beyond ±65504, both over the power of two of
-/// [`crate::Scaling`], becomes infinite there and the loss not finite. A gradient that overflows on the device is computed again at a
-/// smaller power of two; only one that does not fit any stays infinite, and then
-/// [`backend::Train::update`] returns a norm that is not finite and skips the step.
+/// [`crate::Scaling`], becomes infinite there and the loss not finite. A gradient that overflows on the
+/// device is computed again at a smaller power of two; only one that does not fit any stays infinite,
+/// and then [`backend::Train::update`] returns a norm that is not finite and skips the step.
 pub struct Ane<D: AneDevice> {
     pub(crate) cpu: Cpu,
     pub(crate) programs: Programs<D>,

@@ -76,7 +76,7 @@ pub struct Health {
     pub restart: bool,
     /// Mean time of a dispatch in the last step, seconds.
     pub dispatch_s: f64,
-    /// The same in the first steps.
+    /// The same in the first steps, or in those after the executables were made anew.
     pub normal_dispatch_s: f64,
 }
 
@@ -342,6 +342,8 @@ impl<D: AneDevice> Programs<D> {
             self.watch.health.restart = true;
             return Ok(());
         }
+        // What is normal is learned anew: if the executables were not the cause, the machine is slower now.
+        (self.watch.warm, self.watch.health.normal_dispatch_s) = (0, 0.0);
         kernels.into_iter().try_for_each(|kernel| self.recreate(kernel))
     }
 }

@@ -133,6 +133,26 @@ mod tests {
 
     use super::*;
 
+    /// Runs only once the other side of the barrier is there.
+    struct Meets(std::sync::Barrier);
+
+    impl Request for Meets {
+        fn run(&self) -> Result<(), RunError> {
+            self.0.wait();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_host_works_while_a_request_runs() {
+        let worker = Worker::new().unwrap();
+        let request = Arc::new(Meets(std::sync::Barrier::new(2)));
+        worker.start(request.clone());
+        // Were the request run here, this would wait for ever.
+        request.0.wait();
+        assert!(worker.wait().unwrap().0.is_ok());
+    }
+
     struct Count(AtomicU32);
 
     impl Request for Count {

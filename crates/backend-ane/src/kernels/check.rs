@@ -48,6 +48,27 @@ pub fn shapes() -> Vec<Dims> {
     ]
 }
 
+/// Shapes of any extents, the same ones every time.
+fn random_shapes() -> impl Iterator<Item = Dims> {
+    (0..6).map(|seed| {
+        let random = values(6, seed + 77, 1.0);
+        let pick = |i: usize, from: usize, to: usize| {
+            from + ((random[i] + 1.0) * 0.499 * (to - from) as f64) as usize
+        };
+        let kv_heads = pick(0, 1, 4);
+        Dims {
+            dim: pick(1, 1, 70),
+            hidden: pick(2, 1, 90),
+            heads: kv_heads * pick(3, 1, 4),
+            kv_heads,
+            head_dim: 2 * pick(4, 1, 12),
+            seq: SeqLen::padded(pick(5, 1, 130)),
+            extra: [Extra::None, Extra::QkNorm, Extra::QkvBias][seed as usize % 3],
+            ..shapes().swap_remove(0)
+        }
+    })
+}
+
 /// Both operations, both layouts, scaled and not.
 pub fn choices() -> Vec<Choices> {
     let plain = Choices { linear: Linear::Matmul, inputs: Inputs::Packed, scaling: Scaling::OFF };
@@ -180,10 +201,10 @@ impl Case {
     }
 }
 
-/// Compares a kernel with the reference over all shapes, choices and both arithmetics, and checks that
-/// every chip family takes it.
+/// Compares a kernel with the reference over fixed and random shapes, choices and both arithmetics, and
+/// checks that every chip family takes it.
 pub fn agrees(case: impl Fn(&Dims) -> Case) {
-    for d in shapes() {
+    for d in shapes().into_iter().chain(random_shapes()) {
         let case = case(&d);
         for c in choices() {
             for (arithmetic, allowed) in [(Arithmetic::Fast, FAST), (Arithmetic::Exact, EXACT)] {
