@@ -92,6 +92,63 @@ pub trait Train {
     fn download(&mut self, x: &Self::Act) -> Result<Vec<f32>>;
 }
 
+/// A device chosen at run time.
+impl<T: Train + ?Sized> Train for Box<T> {
+    type Act = T::Act;
+
+    fn config(&self) -> &ModelConfig {
+        (**self).config()
+    }
+
+    fn read(&mut self, id: ParamId, slot: Slot) -> Result<Cow<'_, [f32]>> {
+        (**self).read(id, slot)
+    }
+
+    fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> Result<()> {
+        (**self).write(id, slot, values)
+    }
+
+    fn embed(&mut self, tokens: Tokens<'_>) -> Result<Self::Act> {
+        (**self).embed(tokens)
+    }
+
+    fn attention(&mut self, layer: usize, x: Self::Act) -> Result<Self::Act> {
+        (**self).attention(layer, x)
+    }
+
+    fn ffn(&mut self, layer: usize, x: Self::Act) -> Result<Self::Act> {
+        (**self).ffn(layer, x)
+    }
+
+    fn loss(&mut self, x: Self::Act, targets: &[TokenId]) -> Result<f32> {
+        (**self).loss(x, targets)
+    }
+
+    fn loss_backward(&mut self, x: Self::Act, targets: &[TokenId]) -> Result<(f32, Self::Act)> {
+        (**self).loss_backward(x, targets)
+    }
+
+    fn ffn_backward(&mut self, layer: usize, dy: Self::Act) -> Result<Self::Act> {
+        (**self).ffn_backward(layer, dy)
+    }
+
+    fn attention_backward(&mut self, layer: usize, dy: Self::Act) -> Result<Self::Act> {
+        (**self).attention_backward(layer, dy)
+    }
+
+    fn embed_backward(&mut self, dx: Self::Act) -> Result<()> {
+        (**self).embed_backward(dx)
+    }
+
+    fn update(&mut self, update: &Update) -> Result<f32> {
+        (**self).update(update)
+    }
+
+    fn download(&mut self, x: &Self::Act) -> Result<Vec<f32>> {
+        (**self).download(x)
+    }
+}
+
 /// Loss of a micro-batch, without gradients: nats per target.
 pub fn forward<B: Train>(backend: &mut B, tokens: Tokens<'_>, targets: &[TokenId]) -> Result<f32> {
     let x = blocks(backend, tokens)?;

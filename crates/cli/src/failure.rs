@@ -7,6 +7,7 @@
 //! | 2 | wrong use: flags or settings |
 //! | 3 | wrong data: a file that is not what it should be |
 //! | 4 | does not fit into memory |
+//! | 5 | the device is not there |
 //! | 6 | diverged: the loss is no number any more |
 //! | 130, 143 | stopped by a signal; the same command continues |
 
@@ -24,6 +25,8 @@ pub enum Failure {
     Usage(String),
     /// More memory than there is.
     DoesNotFit(String),
+    /// The device is not there.
+    NoDevice(String),
     /// Files that do not go together.
     Data {
         /// The number to look up.
@@ -36,9 +39,10 @@ pub enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::DoesNotFit(text) | Failure::Data { text, .. } => {
-                f.write_str(text)
-            }
+            Failure::Usage(text)
+            | Failure::DoesNotFit(text)
+            | Failure::NoDevice(text)
+            | Failure::Data { text, .. } => f.write_str(text),
         }
     }
 }
@@ -66,6 +70,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             return match failure {
                 Failure::Usage(_) => 2,
                 Failure::DoesNotFit(_) => 4,
+                Failure::NoDevice(_) => 5,
                 Failure::Data { .. } => 3,
             };
         }

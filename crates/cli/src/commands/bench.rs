@@ -69,10 +69,10 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
         return Err(Failure::Usage("--steps is 0, wanted at least 1".into()).into());
     }
     let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
-    let backend = args.device.trainer(&config)?;
-    let memory = backend.bytes() as u64;
+    let trainer = args.device.trainer(&config)?;
+    let memory = trainer.memory;
     let settings = StepSettings { seq: args.seq, batch: args.batch, warmup: args.warmup, steps: args.steps };
-    let report = bench::step(backend, &settings)?;
+    let report = bench::step(trainer.backend, &settings)?;
     let share = report.gflop_per_s / peak;
     if args.json {
         let mut object = serde_json::to_value(&report)?;
@@ -116,6 +116,7 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
         report.gflop_per_s,
         100.0 * share
     );
-    println!("memory {}, loss {:.4} → {:.4}", bytes(memory), report.loss_first, report.loss_last);
+    let memory = memory.map_or(String::new(), |n| format!("memory {}, ", bytes(n)));
+    println!("{memory}loss {:.4} → {:.4}", report.loss_first, report.loss_last);
     Ok(ExitCode::SUCCESS)
 }

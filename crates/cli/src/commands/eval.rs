@@ -58,7 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let first = &batch.tokens[..batch.seq];
         write_logits(file, first, &args.device, &loaded)?;
     }
-    let mut backend = args.device.trainer(&config)?;
+    let mut backend = args.device.trainer(&config)?.backend;
     for p in &Params::new(&config.model) {
         backend.write(p.id, Slot::Weight, loaded.weights.get(p.id))?;
     }

@@ -38,6 +38,7 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut config = layers.finish()?;
     // A model that could not be saved is not worth training.
     hf::check(&config.model).map_err(|e| Failure::Usage(e.to_string()))?;
+    args.device.check()?;
     if args.print_config {
         // A closed pipe is no fault: the reader has enough.
         let _ = write!(std::io::stdout(), "{layers}");
@@ -60,8 +61,8 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     write_file(&dir.join(CONFIG), layers.to_string().as_bytes())?;
 
     let data = prepare(&config, &tokenizer, args.device.threads(), &progress)?;
-    let mut backend = args.device.trainer(&config)?;
-    progress.say(&describe(&config, &data, &args.device, backend.bytes() as u64));
+    let mut trainer = args.device.trainer(&config)?;
+    progress.say(&describe(&config, &data, &args.device, trainer.memory));
     let stop = Stop::listen().context("cannot listen for signals")?;
     let infer = |model: &model::ModelConfig, weights: Weights| args.device.writer(model, weights);
     let job = Job {
@@ -75,11 +76,13 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let board = args.tensorboard.then(|| tensorboard::Writer::create(&dir)).transpose();
     let mut observer = Observer { progress, board: board.context("cannot write TensorBoard files")? };
     let begin = Instant::now();
-    let outcome =
-        train::start(&mut backend, &job, &mut |event| observer.event(&event)).and_then(|start: Start| {
-            train::train(&mut backend, &job, start, &mut |event| observer.event(&event))
-        });
+    let outcome = train::start(&mut trainer.backend, &job, &mut |event| observer.event(&event)).and_then(
+        |start: Start| train::train(&mut trainer.backend, &job, start, &mut |event| observer.event(&event)),
+    );
     observer.progress.finish();
+    if let Some(line) = trainer.ledger() {
+        say(&line);
+    }
     let outcome = outcome?;
     let step = outcome.state.step;
     let newest = newest_model(&dir).unwrap_or_else(|_| dir.clone());
@@ -107,13 +110,13 @@ fn write_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn describe(config: &RunConfig, data: &Dataset, device: &DeviceArgs, memory: u64) -> String {
+fn describe(config: &RunConfig, data: &Dataset, device: &DeviceArgs, memory: Option<u64>) -> String {
     let RunConfig { model, train, .. } = config;
     let from = if config.data.path.is_empty() { " of built-in stories" } else { "" };
     format!(
         "model: {:.2}M parameters, {} layers of {} channels, vocabulary {}\n\
          data:  {} tokens{from} to train on, {} to validate on\n\
-         run:   {} × {} tokens per step on {}, {} of memory",
+         run:   {} × {} tokens per step on {}{}",
         model.param_count() as f64 / 1e6,
         model.layers,
         model.dim,
@@ -123,7 +126,7 @@ fn describe(config: &RunConfig, data: &Dataset, device: &DeviceArgs, memory: u64
         train.batch * train.accum,
         train.seq,
         device.label(),
-        bytes(memory)
+        memory.map_or(String::new(), |n| format!(", {} of memory", bytes(n)))
     )
 }
 

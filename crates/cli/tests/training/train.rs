@@ -511,3 +511,35 @@ fn training_goes_on_when_nobody_listens_any_more() {
     assert!(child.wait().unwrap().success());
     assert_eq!(losses(&lab.metrics("run")).len(), 60);
 }
+
+#[test]
+fn the_virtual_ane_trains_the_same_model() {
+    let lab = Lab::new();
+    lab.trained("cpu", &["--steps", "20"]);
+    let said = lab.trained("ane", &["--steps", "20", "--device", "ane"]);
+    assert!(said.contains("per step on virtual ANE (M4 Max)"), "{said}");
+    assert!(said.contains("virtual ANE (M4 Max): ") && said.contains(" dispatches of "), "{said}");
+    let (cpu, ane) = (losses(&lab.metrics("cpu")), losses(&lab.metrics("ane")));
+    assert_eq!((cpu.len(), ane.len()), (20, 20));
+    for (step, (cpu, ane)) in cpu.iter().zip(&ane).enumerate() {
+        assert!(
+            (ane / cpu - 1.0).abs() < 0.01,
+            "step {}: {ane} on the virtual ANE, {cpu} on the CPU",
+            step + 1
+        );
+    }
+    assert_ne!(cpu, ane, "fp16 programs round otherwise");
+}
+
+#[test]
+fn a_device_that_this_build_lacks_is_named() {
+    let lab = Lab::new();
+    for (device, name) in [("cuda", "CUDA"), ("metal", "Metal"), ("vulkan", "Vulkan")] {
+        let ran = lab.train("run", &["--device", device]);
+        let wanted = format!("error: {name} is not in this build; use --device cpu\n");
+        assert_eq!((ran.code, ran.err), (5, wanted));
+    }
+    let ran = lab.train("run", &["--device", "ane", "--chip", "M9"]);
+    assert!(ran.code == 2 && ran.err.contains("wanted one of M1, "), "{}", ran.err);
+    assert!(!lab.path("run").exists());
+}

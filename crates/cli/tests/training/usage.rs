@@ -226,7 +226,7 @@ fn later_layers_win_and_say_so() {
         format!("{} {}", value.trim(), origin.trim())
     };
     let text = print(&[], &[]);
-    assert_eq!(line(&text, "lr"), "0.002 preset tiny");
+    assert_eq!(line(&text, "lr"), "0.005 preset tiny");
     assert_eq!(line(&text, "accum"), "1 default");
     let text = print(&[], &["--config", "micro.toml"]);
     assert_eq!(line(&text, "lr"), "0.005 micro.toml");

@@ -39,8 +39,8 @@ pub(super) fn dry_run(args: &Args, layers: &mut Layers) -> anyhow::Result<ExitCo
             threads: args.device.threads(),
         };
         let data = data::prepare(&sources, &tokenizer, &options, &folder.join("data"), &mut |_| ())?;
-        let mut backend = args.device.trainer(&config)?;
-        let memory = backend.bytes() as u64;
+        let trainer = args.device.trainer(&config)?;
+        let (mut backend, memory) = (trainer.backend, trainer.memory);
         let weights = Weights::init(&config.model, config.train.seed);
         for p in &Params::new(&config.model) {
             backend.write(p.id, Slot::Weight, weights.get(p.id))?;
