@@ -72,11 +72,15 @@ fn no_kill_costs_a_checkpoint_or_changes_a_bit() {
         let pid = child.0.id();
         let mut ended = false;
         if aimed {
-            while !being_saved(&dir, pid) && !ended {
-                ended = child.0.try_wait().unwrap().is_some();
-                std::thread::sleep(Duration::from_micros(300));
+            // Some saves later, and then in the middle of one: however quick this machine is.
+            let pause = Duration::from_micros(random.below(120_000));
+            for pause in [pause, Duration::ZERO] {
+                while !being_saved(&dir, pid) && !ended {
+                    ended = child.0.try_wait().unwrap().is_some();
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+                std::thread::sleep(pause);
             }
-            std::thread::sleep(Duration::from_micros(random.below(120_000)));
         } else {
             std::thread::sleep(Duration::from_millis(random.below(whole)));
         }
