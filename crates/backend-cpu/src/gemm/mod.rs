@@ -16,6 +16,7 @@ mod portable;
 
 use std::marker::PhantomData;
 
+#[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
 use crate::{CpuError, Isa, Pool};
 
