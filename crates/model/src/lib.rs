@@ -11,6 +11,7 @@ mod error;
 pub mod hf;
 mod init;
 mod params;
+pub mod quant;
 mod run_lock;
 pub mod safetensors;
 mod source;
