@@ -9,7 +9,7 @@
 //! | 4 | does not fit into memory |
 //! | 5 | the device is not there |
 //! | 6 | diverged: the loss is no number any more |
-//! | 130, 143 | stopped by a signal; the same command continues |
+//! | 129, 130, 143 | stopped by a signal; the same command continues |
 
 use std::io::Write;
 use std::process::ExitCode;

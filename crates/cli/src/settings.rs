@@ -53,8 +53,7 @@ impl Layers {
     /// The defaults.
     pub fn new() -> Self {
         let mut layers = Self { values: BTreeMap::new() };
-        let defaults = toml::Value::try_from(RunConfig::default()).expect("settings are TOML");
-        layers.merge("", defaults, &Origin::Default);
+        layers.merge("", toml::Value::Table(RunConfig::default().to_table()), &Origin::Default);
         layers
     }
 
@@ -82,8 +81,10 @@ impl Layers {
 
     /// One value on top.
     pub fn set(&mut self, key: &str, value: impl Serialize, origin: Origin) {
-        let value = toml::Value::try_from(value).expect("a flag is TOML");
-        self.merge(key, value, &origin);
+        // By way of text, which keeps the shortest form of an f32.
+        let text = toml::to_string(&BTreeMap::from([("value", value)])).expect("a flag is TOML");
+        let mut table = text.parse::<toml::Table>().expect("what was written is TOML");
+        self.merge(key, table.remove("value").expect("one key was written"), &origin);
     }
 
     /// A `key=value` on top; the value as in a file, or a bare word.

@@ -243,6 +243,8 @@ impl RunConfig {
         )?;
         check((1..=1 << 20).contains(&t.batch), "train.batch", t.batch, "at least 1")?;
         check((1..=1 << 20).contains(&t.accum), "train.accum", t.accum, "at least 1")?;
+        let tokens = [t.seq, t.batch, t.accum].iter().map(|&n| n as u128).product::<u128>();
+        check(tokens <= 1 << 40, "train.batch", format!("{tokens} tokens an update"), "at most 2^40 tokens")?;
         check(t.steps > 0, "train.steps", t.steps, "at least 1")?;
         check(t.tokens != Some(0), "train.tokens", 0, "at least 1")?;
         check(t.budget_s != Some(0), "train.budget_s", 0, "at least 1 second")?;
@@ -272,6 +274,12 @@ impl RunConfig {
             finite(key, value, value >= 0.0, "a number of at least 0")?;
         }
         Ok(())
+    }
+
+    /// The values as in a file. Numbers keep their shortest form: 0.001 does not become 0.0010000000474974513.
+    pub fn to_table(&self) -> toml::Table {
+        let text = toml::to_string(self).expect("settings are TOML");
+        text.parse().expect("what was written is TOML")
     }
 
     /// Tokens of one update.

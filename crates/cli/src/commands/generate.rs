@@ -79,6 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         max_tokens: args.max_tokens,
         stop: args.stop,
+        ends: loaded.tokens.eos,
         ignore_eos: args.ignore_eos,
     };
     let mut writer = args.device.writer(&loaded.config, loaded.weights).map_err(anyhow::Error::from_boxed)?;

@@ -218,6 +218,25 @@ fn a_tokenizer_that_knows_more_tokens_than_the_model_is_refused() {
     assert_eq!((ran.code, ran.err.as_str()), (3, wanted));
 }
 
+#[test]
+fn every_token_that_ends_a_text_ends_it() {
+    let lab = Lab::new();
+    directory(&lab, "there", 300);
+    lab.put("there/tokenizer.json", tokenizer().0.json());
+    let stats = |more: &[&str]| {
+        let ran =
+            lab.run(&[&["generate", "there", "-p", "The", "-t", "0", "-n", "9", "--stats"], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        ran.err
+    };
+    assert!(stats(&["--ignore-eos"]).contains(" text 9 tokens at "));
+    let all: Vec<u32> = (0..300).collect();
+    lab.put("there/generation_config.json", serde_json::json!({ "eos_token_id": all }).to_string());
+    let said = stats(&[]);
+    assert!(said.contains(" text 1 tokens at ") && said.ends_with("; ended by the model\n"), "{said}");
+    assert!(stats(&["--ignore-eos"]).contains(" text 9 tokens at "));
+}
+
 /// Sixty-four letters as a vocabulary, for models whose own tokenizer is not at hand.
 fn letters() -> String {
     let vocab: serde_json::Map<String, serde_json::Value> =

@@ -33,7 +33,7 @@ fn a_run_interrupted_at_random_ends_as_if_it_had_not_been() {
     lab.trained("whole", &RUN);
     let whole = begin.elapsed().as_millis() as u64;
     let mut random = Random(1);
-    for (signal, wanted) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (signal, wanted) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let run = format!("run-{wanted}");
         let mut stopped = 0;
         let mut finished = false;

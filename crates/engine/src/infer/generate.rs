@@ -42,6 +42,7 @@ pub fn generate(
     sampling: &Sampling,
     emit: &mut dyn FnMut(&str) -> bool,
 ) -> Result<Generated> {
+    let ends: Vec<TokenId> = tokenizer.eos().into_iter().chain(sampling.ends.iter().copied()).collect();
     let seq = SeqId(0);
     let begin = Instant::now();
     let (kv, mut logits) = infer.prefill(prompt)?;
@@ -57,7 +58,7 @@ pub fn generate(
         let not_a_number = || Error::Device { device: "the model", source: "every logit is NaN".into() };
         let token = sampler.draw(logits.last()).ok_or_else(not_a_number)?;
         tokens.push(token);
-        if Some(token) == tokenizer.eos() && !sampling.ignore_eos {
+        if ends.contains(&token) && !sampling.ignore_eos {
             finish = Finish::Eos;
             break;
         }

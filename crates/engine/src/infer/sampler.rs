@@ -29,7 +29,9 @@ pub struct Sampling {
     pub max_tokens: usize,
     /// Texts that end the continuation; they are not part of it.
     pub stop: Vec<String>,
-    /// Go on behind the token that ends a text.
+    /// Tokens that end the continuation, besides the tokenizer's own.
+    pub ends: Vec<TokenId>,
+    /// Go on behind a token that ends a text.
     pub ignore_eos: bool,
 }
 
@@ -44,6 +46,7 @@ impl Default for Sampling {
             seed: 0,
             max_tokens: 256,
             stop: Vec::new(),
+            ends: Vec::new(),
             ignore_eos: false,
         }
     }

@@ -147,7 +147,7 @@ fn flatten(config: &RunConfig) -> Flat {
         }
     }
     let mut out = Flat::new();
-    walk("", toml::Value::try_from(config).expect("settings are TOML"), &mut out);
+    walk("", toml::Value::Table(config.to_table()), &mut out);
     out
 }
 
