@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
 # At the usual 0.02 the logits hardly depend on the attention, and a wrong rope layout goes unseen.
 MATRIX_STD = 0.06
@@ -80,6 +80,9 @@ def cases():
                                            tie_word_embeddings=True), 23, 11),
         "qwen3_gqa_untied": Case(Qwen3Config(**SMALL, head_dim=16, rms_norm_eps=1e-6, rope_parameters=rope(1e6),
                                              tie_word_embeddings=False), 21, 3),
+        "granite_residual": Case(GraniteConfig(**SMALL, rms_norm_eps=1e-5, rope_parameters=rope(),
+                                               residual_multiplier=0.35, attention_multiplier=8 ** -0.5,
+                                               tie_word_embeddings=True), 22, 2),
         # Only to be loaded: bf16 weights over several files, and the logits of the same weights in fp32.
         "llama_bf16_sharded": Case(llama(tie_word_embeddings=True), 17, 8),
     }

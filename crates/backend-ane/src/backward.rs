@@ -32,6 +32,11 @@ impl<D: AneDevice> Ane<D> {
         (0..=tries).map(move |n| (first * STEP_DOWN.powi(n as i32), n == tries))
     }
 
+    /// The factor on what a block adds to the residual stream.
+    fn residual_scale(&mut self) -> f32 {
+        self.cpu.host().config.residual_scale
+    }
+
     /// Gradient through the feed-forward.
     pub(crate) fn ffn_back(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
         let x = self.take_kept(layer, 1)?;
@@ -57,11 +62,11 @@ impl<D: AneDevice> Ane<D> {
         Ok(())
     }
 
-    /// `dgated = W2ᵀ·dy`, while the products of the sequence before it run.
+    /// `dgated = a·W2ᵀ·dy`, while the products of the sequence before it run.
     fn back_down(&mut self, layer: usize, row: usize, seq: usize, dy: &[f32]) -> AneResult<()> {
         let shards = self.programs.shards(Kernel::FfnBwdW2);
         let share = self.dims.hidden / shards * seq;
-        let lowered = power(-self.plan.choices.scaling.weight);
+        let lowered = self.residual_scale() * power(-self.plan.choices.scaling.weight);
         for (factor, last) in self.powers(dy) {
             self.scale(dy, factor);
             for shard in 0..shards {
@@ -107,7 +112,7 @@ impl<D: AneDevice> Ane<D> {
         Ok(())
     }
 
-    /// `dnorm += W1ᵀ·dh1 + W3ᵀ·dh3`, while `dW2 += dy·gatedᵀ` runs.
+    /// `dnorm += W1ᵀ·dh1 + W3ᵀ·dh3`, while `dW2 += a·dy·gatedᵀ` runs.
     fn back_gate_up(&mut self, layer: usize, row: usize, seq: usize, dy: &[f32]) -> AneResult<()> {
         let (dim, hidden) = (self.dims.dim, self.dims.hidden);
         let shards = self.programs.shards(Kernel::FfnBwdW13);
@@ -128,10 +133,11 @@ impl<D: AneDevice> Ane<D> {
                 self.run(Kernel::FfnBwdW13, slot, |ane| {
                     if down {
                         let host = ane.cpu.host();
+                        let scale = host.config.residual_scale;
                         let (dw, into) = host.storage.gradient(Role::Down, Role::Down, Some(layer));
                         let gated = Mat::new(&ane.buffers.gated, hidden, seq);
                         let dy = Mat::new(dy, seq, dim);
-                        host.exec.matmul(1.0, dy.t(), gated.t(), into, MatMut::new(dw, dim, hidden));
+                        host.exec.matmul(scale, dy.t(), gated.t(), into, MatMut::new(dw, dim, hidden));
                     }
                     ane.ready(Kernel::WoBwd, layer)
                 })?;
@@ -190,11 +196,11 @@ impl<D: AneDevice> Ane<D> {
         Ok(())
     }
 
-    /// `da = Woᵀ·dy`, while the products of the feed-forward run.
+    /// `da = a·Woᵀ·dy`, while the products of the feed-forward run.
     fn back_out(&mut self, layer: usize, row: usize, seq: usize, dy: &[f32]) -> AneResult<()> {
         let n = self.dims.q_dim() * seq;
         let slot = Slot { layer, shard: 0, row };
-        let lowered = power(-self.plan.choices.scaling.weight);
+        let lowered = self.residual_scale() * power(-self.plan.choices.scaling.weight);
         for (factor, last) in self.powers(dy) {
             self.scale(dy, factor);
             let (surface, place) = self.programs.input(Kernel::WoBwd, slot, Part::Dy);
@@ -216,7 +222,7 @@ impl<D: AneDevice> Ane<D> {
         Ok(())
     }
 
-    /// Through the heads, to the rows of `dqkv`, while `dWo += dy·attnᵀ` runs.
+    /// Through the heads, to the rows of `dqkv`, while `dWo += a·dy·attnᵀ` runs.
     fn back_heads(&mut self, layer: usize, row: usize, seq: usize, dy: &[f32]) -> AneResult<()> {
         let (dim, q, kv) = (self.dims.dim, self.dims.q_dim(), self.dims.kv_dim());
         let shards = self.programs.shards(Kernel::SdpaBwdV);
@@ -248,10 +254,11 @@ impl<D: AneDevice> Ane<D> {
                 self.run(Kernel::SdpaBwdV, slot, |ane| {
                     if out {
                         let host = ane.cpu.host();
+                        let scale = host.config.residual_scale;
                         let (dw, into) = host.storage.gradient(Role::O, Role::O, Some(layer));
                         let attn = Mat::new(&ane.buffers.attn, q, seq);
                         let dy = Mat::new(dy, seq, dim);
-                        host.exec.matmul(1.0, dy.t(), attn.t(), into, MatMut::new(dw, dim, q));
+                        host.exec.matmul(scale, dy.t(), attn.t(), into, MatMut::new(dw, dim, q));
                     }
                     Ok(())
                 })?;

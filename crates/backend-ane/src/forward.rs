@@ -13,7 +13,7 @@ use crate::programs::{AneDevice, Slot};
 use crate::staging;
 
 impl<D: AneDevice> Ane<D> {
-    /// `x + Wo·sdpa(rope(Wqkv·norm(x)))`.
+    /// `x + a·Wo·sdpa(rope(Wqkv·norm(x)))`.
     pub(crate) fn attention_forward(&mut self, layer: usize, x: Act) -> Result<Act> {
         let mut y = self.cpu.take_act()?;
         self.attention_rows(layer, &x, &mut y)?;
@@ -50,7 +50,7 @@ impl<D: AneDevice> Ane<D> {
         Ok(())
     }
 
-    /// `x + W2·(silu(W1·n) ⊙ W3·n)` with `n = norm(x)`.
+    /// `x + a·W2·(silu(W1·n) ⊙ W3·n)` with `n = norm(x)`.
     pub(crate) fn ffn_forward(&mut self, layer: usize, x: Act) -> Result<Act> {
         let mut y = self.cpu.take_act()?;
         self.ffn_rows(layer, &x, &mut y)?;
@@ -90,12 +90,13 @@ impl<D: AneDevice> Ane<D> {
         Ok(())
     }
 
-    /// Adds the block output of a program to `[tokens, dim]`.
+    /// Adds the block output of a program to `[tokens, dim]`, times the residual scale.
     fn add_output(&mut self, kernel: Kernel, slot: Slot, seq: usize, y: &mut [f32]) -> AneResult<()> {
         let surface = self.programs.output(kernel, slot, Part::Y);
         let out = &mut self.buffers.out[..y.len()];
         staging::read_tokens(&surface, seq, out)?;
-        y.iter_mut().zip(out).for_each(|(y, out)| *y += *out);
+        let scale = self.cpu.host().config.residual_scale;
+        y.iter_mut().zip(out).for_each(|(y, out)| *y += scale * *out);
         Ok(())
     }
 }

@@ -35,6 +35,7 @@ fn main() {
         tied: true,
         qk_norm: false,
         qkv_bias: false,
+        residual_scale: 1.0,
     };
     let tokens = batch * seq;
     let plan = Plan::new(tokens).with_threads(threads).with_recompute(option("--recompute", 0) != 0);

@@ -222,7 +222,8 @@ impl Model {
             });
         }
         let w = Mat::new(weight(Role::O, Role::O), c.dim, q);
-        self.exec.matmul(1.0, Mat::new(&b.o, n, q), w.t(), Into::Add, MatMut::new(&mut b.x, n, c.dim));
+        let x = MatMut::new(&mut b.x, n, c.dim);
+        self.exec.matmul(c.residual_scale, Mat::new(&b.o, n, q), w.t(), Into::Add, x);
     }
 
     fn ffn(&mut self, c: &ModelConfig, layer: usize, n: usize) {
@@ -244,7 +245,7 @@ impl Model {
         );
         let w = Mat::new(weight(Role::Down, Role::Down), c.dim, hidden);
         self.exec.matmul(
-            1.0,
+            c.residual_scale,
             Mat::new(&b.gated, n, hidden),
             w.t(),
             Into::Add,

@@ -420,7 +420,7 @@ impl Train for Cpu {
         let o = Mat::new(&self.layers[slot].o, tokens, c.q_dim());
         let w = Mat::new(self.storage.weight(Role::O, Role::O, Some(layer)), c.dim, c.q_dim());
         copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
-        self.exec.matmul(1.0, o, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
+        self.exec.matmul(c.residual_scale, o, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
         self.keep(layer, 0, x);
         Ok(y)
     }
@@ -439,7 +439,7 @@ impl Train for Cpu {
         let w = Mat::new(self.storage.weight(Role::Down, Role::Down, Some(layer)), c.dim, hidden);
         copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
         let gated = Mat::new(gated, tokens, hidden);
-        self.exec.matmul(1.0, gated, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
+        self.exec.matmul(c.residual_scale, gated, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
         self.keep(layer, 1, x);
         Ok(y)
     }
@@ -472,7 +472,7 @@ impl Train for Cpu {
         let d = Mat::new(&dy.0, tokens, dim);
         let gated = &mut self.scratch.wide[..tokens * hidden];
         let w = Mat::new(self.storage.weight(Role::Down, Role::Down, l), dim, hidden);
-        self.exec.matmul(1.0, d, w, Into::Set, MatMut::new(gated, tokens, hidden));
+        self.exec.matmul(c.residual_scale, d, w, Into::Set, MatMut::new(gated, tokens, hidden));
         let gate_up = &mut self.layers[slot].gate_up[..tokens * 2 * hidden];
         let parts = (RowsMut::new(gate_up, 2 * hidden), RowsMut::new(gated, hidden));
         self.exec.pool.each(parts, |_, (gate_up, dy)| {
@@ -481,7 +481,7 @@ impl Train for Cpu {
         });
         let (dw, into) = self.storage.gradient(Role::Down, Role::Down, l);
         let gated = Mat::new(gated, tokens, hidden);
-        self.exec.matmul(1.0, d.t(), gated, into, MatMut::new(dw, dim, hidden));
+        self.exec.matmul(c.residual_scale, d.t(), gated, into, MatMut::new(dw, dim, hidden));
 
         let d = Mat::new(gate_up, tokens, 2 * hidden);
         let norm = Mat::new(&self.scratch.norm, tokens, dim);
@@ -510,10 +510,11 @@ impl Train for Cpu {
         let d = Mat::new(&dy.0, tokens, dim);
         let inside = &self.layers[slot];
         let (dw, into) = self.storage.gradient(Role::O, Role::O, l);
-        self.exec.matmul(1.0, d.t(), Mat::new(&inside.o, tokens, q), into, MatMut::new(dw, dim, q));
+        let o = Mat::new(&inside.o, tokens, q);
+        self.exec.matmul(c.residual_scale, d.t(), o, into, MatMut::new(dw, dim, q));
         let dout = &mut self.scratch.wide[..tokens * q];
         let w = Mat::new(self.storage.weight(Role::O, Role::O, l), dim, q);
-        self.exec.matmul(1.0, d, w, Into::Set, MatMut::new(dout, tokens, q));
+        self.exec.matmul(c.residual_scale, d, w, Into::Set, MatMut::new(dout, tokens, q));
         attention::backward(
             &self.exec.pool,
             isa,

@@ -8,7 +8,7 @@ use backend_cpu::{Cpu, CpuInfer, Plan};
 fn cases() -> Vec<Golden> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop/golden/models");
     let cases = Golden::all(Path::new(folder)).unwrap();
-    assert_eq!(cases.len(), 8, "the golden models are there");
+    assert_eq!(cases.len(), 9, "the golden models are there");
     cases
 }
 

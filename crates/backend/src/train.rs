@@ -60,10 +60,10 @@ pub trait Train {
     /// The embeddings of a micro-batch. Its shape holds until the next `embed`.
     fn embed(&mut self, tokens: Tokens<'_>) -> Result<Self::Act>;
 
-    /// `x + Wo·sdpa(rope(Wqkv·norm(x)))`.
+    /// `x + a·Wo·sdpa(rope(Wqkv·norm(x)))` with `a` = [`ModelConfig::residual_scale`].
     fn attention(&mut self, layer: usize, x: Self::Act) -> Result<Self::Act>;
 
-    /// `x + W2·(silu(W1·n) ⊙ W3·n)` with `n = norm(x)`.
+    /// `x + a·W2·(silu(W1·n) ⊙ W3·n)` with `n = norm(x)`.
     fn ffn(&mut self, layer: usize, x: Self::Act) -> Result<Self::Act>;
 
     /// Mean cross-entropy of `head·norm(x)` in nats per target, over the targets that are not

@@ -14,7 +14,7 @@ fn folder() -> &'static Path {
 
 fn cases() -> Vec<Golden> {
     let cases = Golden::all(&folder().join("models")).unwrap();
-    assert_eq!(cases.len(), 8, "the golden models are there");
+    assert_eq!(cases.len(), 9, "the golden models are there");
     cases
 }
 
@@ -29,7 +29,7 @@ fn logits_and_text_are_those_of_transformers() {
 #[test]
 fn gradients_and_trained_weights_are_those_of_pytorch() {
     let cases: Vec<_> = cases().into_iter().filter(Golden::trains).collect();
-    assert_eq!(cases.len(), 7);
+    assert_eq!(cases.len(), 8);
     for case in cases {
         case.check_train(Reference::new(&case.config)).unwrap_or_else(|e| panic!("{}: {e}", case.name));
     }
@@ -101,6 +101,8 @@ fn a_dropped_bias_is_noticed() {
 fn other_mistakes_are_noticed() {
     let no_scaling = |case: &mut Golden| case.config.rope.scaling = None;
     assert_eq!(is_noticed(no_scaling, "llama_rope_llama3"), [true, true], "scaling of the rope");
+    let residual = |case: &mut Golden| case.config.residual_scale = 0.36;
+    assert_eq!(is_noticed(residual, "granite_residual"), [true, true], "scale of the residual stream");
     let theta = |case: &mut Golden| case.config.rope.theta = 10_000.0;
     assert_eq!(is_noticed(theta, "llama_theta_eps"), [true, true], "base of the rope");
     // Heads that read the wrong keys.

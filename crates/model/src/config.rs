@@ -35,6 +35,9 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// Biases on the query, key and value projections (Qwen2).
     pub qkv_bias: bool,
+    /// Factor on what attention and feed-forward add to the residual stream: 1, or `1/√(2·layers)` to
+    /// keep its variance whatever the depth (Granite's `residual_multiplier`).
+    pub residual_scale: f32,
 }
 
 /// Rotary position embedding in the half-split layout: channel `i` turns with channel
@@ -80,6 +83,7 @@ impl Default for ModelConfig {
             tied: true,
             qk_norm: false,
             qkv_bias: false,
+            residual_scale: 1.0,
         }
     }
 }
@@ -160,6 +164,12 @@ impl ModelConfig {
         ensure(self.rope.theta.is_finite() && self.rope.theta > 1.0, "rope.theta", self.rope.theta, || {
             "a number above 1, such as 10000".into()
         })?;
+        ensure(
+            self.residual_scale.is_finite() && self.residual_scale > 0.0 && self.residual_scale <= 1e3,
+            "residual_scale",
+            self.residual_scale,
+            || "a number above 0, such as 1".into(),
+        )?;
         ensure(!(self.qk_norm && self.qkv_bias), "qk_norm", "true together with `qkv_bias`", || {
             "one of the two: no Hugging Face family has both".into()
         })?;
@@ -261,6 +271,7 @@ mod tests {
             tied: true,
             qk_norm: false,
             qkv_bias: false,
+            residual_scale: 1.0,
         }
     }
 
@@ -277,7 +288,7 @@ mod tests {
     #[test]
     fn names_the_field_at_fault() {
         type Break = fn(&mut ModelConfig);
-        let broken: [(&str, Break); 9] = [
+        let broken: [(&str, Break); 11] = [
             ("dim", |c| c.dim = 0),
             ("layers", |c| c.layers = 1_000_000_000),
             ("kv_heads", |c| c.kv_heads = 5),
@@ -287,6 +298,8 @@ mod tests {
             ("rope.theta", |c| c.rope.theta = -1.0),
             ("vocab", |c| c.vocab = usize::MAX),
             ("qk_norm", |c| (c.qk_norm, c.qkv_bias) = (true, true)),
+            ("residual_scale", |c| c.residual_scale = f32::NAN),
+            ("residual_scale", |c| c.residual_scale = 0.0),
         ];
         for (field, break_it) in broken {
             let mut c = stories110m();

@@ -1,7 +1,7 @@
 //! Models as Hugging Face directories: `config.json`, safetensors in one file or in shards with an
 //! index, `generation_config.json`, and whatever belongs to the tokenizer.
 //!
-//! Families: `llama` (SmolLM2 too), `qwen2`, `qwen3`. Anything in a configuration that would change
+//! Families: `llama` (SmolLM2 too), `qwen2`, `qwen3`, `granite`. Anything in a configuration that would change
 //! the mathematics and that we do not compute is refused, never skipped.
 
 use std::path::Path;

@@ -60,6 +60,7 @@ mod tests {
             tied: true,
             qk_norm: true,
             qkv_bias: false,
+            residual_scale: 1.0,
         }
     }
 

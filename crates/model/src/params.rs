@@ -281,6 +281,7 @@ mod tests {
             tied,
             qk_norm,
             qkv_bias,
+            residual_scale: 1.0,
         }
     }
 

@@ -217,8 +217,12 @@ fn the_stop_tokens_are_those_of_both_files() {
 #[test]
 fn names_field_value_and_what_is_allowed() {
     for (field, value, wanted) in [
-        ("model_type", json!("mamba"), r#"`model_type` is "mamba", wanted one of llama, qwen2, qwen3"#),
-        ("model_type", Value::Null, "`model_type` is null, wanted one of llama, qwen2, qwen3"),
+        (
+            "model_type",
+            json!("mamba"),
+            r#"`model_type` is "mamba", wanted one of llama, qwen2, qwen3, granite"#,
+        ),
+        ("model_type", Value::Null, "`model_type` is null, wanted one of llama, qwen2, qwen3, granite"),
         ("hidden_size", json!(0), "`hidden_size` is 0, wanted 1 to 16777216"),
         ("hidden_size", json!(-16), "`hidden_size` is -16, wanted a whole number"),
         ("hidden_size", json!("16"), r#"`hidden_size` is "16", wanted a whole number"#),
@@ -317,6 +321,39 @@ fn names_field_value_and_what_is_allowed() {
             format!("E3010 config.json: `{field}` is absent, wanted a whole number")
         );
         edit(&dir.path().join("config.json"), |c| c[field] = json!(16));
+    }
+}
+
+#[test]
+fn refuses_the_other_factors_of_granite() {
+    let config = ModelConfig { residual_scale: 0.25, ..config() };
+    let dir = tempfile::tempdir().unwrap();
+    save(dir.path(), &config, &Export::default());
+    assert_eq!(hf::load(dir.path()).unwrap().config, config);
+    let root = 1.0 / (config.head_dim as f64).sqrt();
+    for (field, value, wanted) in [
+        ("embedding_multiplier", json!(12.0), "`embedding_multiplier` is 12.0, wanted 1".to_owned()),
+        ("logits_scaling", json!(8.0), "`logits_scaling` is 8.0, wanted 1".to_owned()),
+        (
+            "attention_multiplier",
+            json!(0.015625),
+            format!("`attention_multiplier` is 0.015625, wanted 1/√{} = {root}", config.head_dim),
+        ),
+        (
+            "attention_multiplier",
+            Value::Null,
+            format!("`attention_multiplier` is null, wanted 1/√{} = {root}", config.head_dim),
+        ),
+        (
+            "residual_multiplier",
+            json!(-1),
+            "`residual_multiplier` is -1, wanted a number above 0, such as 1".into(),
+        ),
+    ] {
+        let before = fs::read(dir.path().join("config.json")).unwrap();
+        edit(&dir.path().join("config.json"), |c| c[field] = value.clone());
+        assert_eq!(refusal(dir.path()), format!("E3010 config.json: {wanted}"));
+        fs::write(dir.path().join("config.json"), before).unwrap();
     }
 }
 
@@ -506,6 +543,12 @@ fn says_before_training_that_a_shape_cannot_be_exported() {
     );
     hf::check(&ModelConfig { dim: 18, qk_norm: true, ..config() }).unwrap();
     hf::check(&ModelConfig { layers: 0, ..config() }).unwrap_err();
+    hf::check(&ModelConfig { residual_scale: 0.5, ..config() }).unwrap();
+    let error = hf::check(&ModelConfig { residual_scale: 0.5, qk_norm: true, ..config() }).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "config.json: `residual_multiplier` is 0.5, wanted 1: transformers has no Qwen3ForCausalLM with it"
+    );
 }
 
 #[test]
@@ -522,7 +565,7 @@ fn loads_what_transformers_wrote() {
     }
     families.sort_unstable();
     families.dedup();
-    assert_eq!(families, ["llama", "qwen2", "qwen3"]);
+    assert_eq!(families, ["granite", "llama", "qwen2", "qwen3"]);
 }
 
 proptest! {
@@ -530,9 +573,9 @@ proptest! {
     fn a_shape_survives_its_config_json(
         (heads, group, head_dim, dim) in (1usize..5, 1usize..4, 1usize..40, 1usize..40),
         (hidden, layers, vocab, max_seq) in (1usize..99, 1usize..3, 3usize..99, 1usize..99999),
-        (norm_eps, theta) in (1e-12f32..0.1, 1.5f64..1e9),
+        (norm_eps, theta, residual_scale) in (1e-12f32..0.1, 1.5f64..1e9, 1e-3f32..2.0),
         scaling in prop::option::of((1.0f64..64.0, 0.1f64..2.0, 2.1f64..9.0, 1usize..99999)),
-        (tied, family) in (any::<bool>(), 0..3),
+        (tied, family) in (any::<bool>(), 0..4),
     ) {
         let scaling = scaling.map(|(factor, low_freq_factor, high_freq_factor, original_max_seq)| {
             Llama3Scaling { factor, low_freq_factor, high_freq_factor, original_max_seq }
@@ -541,6 +584,7 @@ proptest! {
             dim: dim * heads * group, hidden, layers, heads: heads * group, kv_heads: heads, head_dim: 2 * head_dim,
             vocab, max_seq, norm_eps, rope: Rope { theta, scaling }, tied,
             qk_norm: family == 1, qkv_bias: family == 2,
+            residual_scale: if family == 3 { residual_scale } else { 1.0 },
         };
         let dir = tempfile::tempdir().unwrap();
         hf::save(dir.path(), &config, &Export { float: Float::Bf16, ..Export::default() }, &mut from_fn(|id| {

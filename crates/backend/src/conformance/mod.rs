@@ -38,6 +38,7 @@ pub fn configs() -> Vec<(&'static str, ModelConfig)> {
         tied: true,
         qk_norm: false,
         qkv_bias: false,
+        residual_scale: 1.0,
     };
     let scaling =
         Llama3Scaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_seq: 16 };
@@ -47,6 +48,7 @@ pub fn configs() -> Vec<(&'static str, ModelConfig)> {
         ("grouped-query, untied", ModelConfig { kv_heads: 2, tied: false, ..base.clone() }),
         ("wide heads, one key head", ModelConfig { kv_heads: 1, head_dim: 20, ..base.clone() }),
         ("llama3 rope", ModelConfig { rope: Rope { theta, scaling: Some(scaling) }, ..base.clone() }),
+        ("residual scale", ModelConfig { residual_scale: 0.35, kv_heads: 2, ..base.clone() }),
         ("biases", ModelConfig { qkv_bias: true, kv_heads: 2, ..base.clone() }),
         ("query and key norms", ModelConfig { qk_norm: true, head_dim: 16, tied: false, ..base.clone() }),
         (

@@ -105,10 +105,10 @@ impl Reference {
         AttentionParts { norm, q_raw, k_raw, q, k, v }
     }
 
-    /// `x + Wo·o`.
+    /// `x + a·Wo·o`.
     pub(super) fn attention_out(&self, layer: usize, x: &[f64], o: &[f64]) -> Vec<f64> {
         let out = linear::forward(o, self.weight(Role::O, Some(layer)), None, self.config.q_dim());
-        sum(x, &out)
+        sum(x, &self.scaled(&out))
     }
 
     fn ffn_parts(&self, layer: usize, x: &[f64]) -> [Vec<f64>; 4] {
@@ -122,7 +122,13 @@ impl Reference {
 
     pub(super) fn ffn_rows(&self, layer: usize, x: &[f64]) -> Vec<f64> {
         let [_, _, _, y] = self.ffn_parts(layer, x);
-        sum(x, &linear::forward(&y, self.weight(Role::Down, Some(layer)), None, self.config.hidden))
+        let out = linear::forward(&y, self.weight(Role::Down, Some(layer)), None, self.config.hidden);
+        sum(x, &self.scaled(&out))
+    }
+
+    /// What a block adds to the residual stream, and on the way back the gradient of it.
+    fn scaled(&self, x: &[f64]) -> Vec<f64> {
+        x.iter().map(|x| x * f64::from(self.config.residual_scale)).collect()
     }
 
     pub(super) fn embed_rows(&self, tokens: &[TokenId]) -> Vec<f64> {
@@ -239,7 +245,7 @@ impl Train for Reference {
     fn ffn_backward(&mut self, layer: usize, dy: Act) -> Result<Act> {
         let x = std::mem::take(&mut self.inputs[2 * layer + 1]);
         let [norm, gate, up, y] = self.ffn_parts(layer, &x);
-        let d = self.linear_backward(Role::Down, None, layer, &y, &dy.0);
+        let d = self.linear_backward(Role::Down, None, layer, &y, &self.scaled(&dy.0));
         let (dgate, dup) = swiglu::backward(&gate, &up, &d);
         let dnorm = sum(
             &self.linear_backward(Role::Gate, None, layer, &norm, &dgate),
@@ -253,7 +259,7 @@ impl Train for Reference {
         let parts = self.attention_parts(layer, &x, self.seq, 0);
         let heads = self.heads(self.seq);
         let o = attention::forward(heads, &parts.q, &parts.k, &parts.v);
-        let dout = self.linear_backward(Role::O, None, layer, &o, &dy.0);
+        let dout = self.linear_backward(Role::O, None, layer, &o, &self.scaled(&dy.0));
         let (mut dq, mut dk, dv) = attention::backward(heads, &parts.q, &parts.k, &parts.v, &dout);
         let frequencies = self.config.rope.frequencies(self.config.head_dim);
         rope::backward(&mut dq, &frequencies, self.config.q_dim(), self.seq);

@@ -22,16 +22,19 @@ pub enum Family {
     Qwen2,
     /// Norms over the heads of queries and keys.
     Qwen3,
+    /// Llama with a factor on what blocks add to the residual stream; its other factors must be 1.
+    Granite,
 }
 
 impl Family {
-    const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
+    const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Granite];
 
     /// The family whose block is the one of `config`.
     pub fn of(config: &ModelConfig) -> Self {
         match (config.qkv_bias, config.qk_norm) {
             (true, _) => Self::Qwen2,
             (_, true) => Self::Qwen3,
+            _ if config.residual_scale != 1.0 => Self::Granite,
             _ => Self::Llama,
         }
     }
@@ -42,6 +45,7 @@ impl Family {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::Granite => "granite",
         }
     }
 
@@ -51,6 +55,7 @@ impl Family {
             Self::Llama => "LlamaForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
             Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Granite => "GraniteForCausalLM",
         }
     }
 }
@@ -65,7 +70,7 @@ pub fn parse_config(path: &Path, text: &[u8]) -> Result<(ModelConfig, SpecialTok
 
     let (dim, heads) = (f.whole("hidden_size")?, f.whole("num_attention_heads")?);
     let (default_kv_heads, default_seq) = match family {
-        Family::Llama => (heads, 2048),
+        Family::Llama | Family::Granite => (heads, 2048),
         Family::Qwen2 | Family::Qwen3 => (32, 32768),
     };
     let kv_heads = match f.map.get("num_key_value_heads") {
@@ -73,13 +78,18 @@ pub fn parse_config(path: &Path, text: &[u8]) -> Result<(ModelConfig, SpecialTok
         None => default_kv_heads,
         Some(_) => f.whole("num_key_value_heads")?,
     };
+    let head_dim = head_dim(&f, family, dim, heads)?;
+    let residual_scale = match family {
+        Family::Granite => residual_scale(&f, head_dim)?,
+        _ => 1.0,
+    };
     let config = ModelConfig {
         dim,
         hidden: f.whole("intermediate_size")?,
         layers: f.whole("num_hidden_layers")?,
         heads,
         kv_heads,
-        head_dim: head_dim(&f, family, dim, heads)?,
+        head_dim,
         vocab: f.whole("vocab_size")?,
         max_seq: f.optional_whole("max_position_embeddings")?.unwrap_or(default_seq),
         norm_eps: f.optional_number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
@@ -87,6 +97,7 @@ pub fn parse_config(path: &Path, text: &[u8]) -> Result<(ModelConfig, SpecialTok
         tied: f.optional_bool("tie_word_embeddings")?.unwrap_or(false),
         qk_norm: family == Family::Qwen3,
         qkv_bias: family == Family::Qwen2,
+        residual_scale,
     };
     config.validate().map_err(|e| in_their_words(path, e))?;
     let tokens = SpecialTokens {
@@ -119,6 +130,14 @@ pub(super) fn merge_generation_config(
 pub(super) fn check(path: &Path, config: &ModelConfig) -> Result<(), FileError> {
     config.validate().map_err(|e| in_their_words(path, e))?;
     let family = Family::of(config);
+    if config.residual_scale != 1.0 && family != Family::Granite {
+        return Err(FileError::Config {
+            path: path.to_owned(),
+            field: "residual_multiplier".into(),
+            got: config.residual_scale.to_string(),
+            wanted: format!("1: transformers has no {} with it", family.architecture()),
+        });
+    }
     if family == Family::Llama && !config.dim.is_multiple_of(config.heads) {
         return Err(FileError::Config {
             path: path.to_owned(),
@@ -180,6 +199,14 @@ pub(super) fn config_text(path: &Path, config: &ModelConfig, export: &Export) ->
     });
     let own = match family {
         Family::Llama => json!({ "attention_bias": false, "mlp_bias": false }),
+        Family::Granite => json!({
+            "attention_bias": false,
+            "mlp_bias": false,
+            "residual_multiplier": shortest(config.residual_scale),
+            "embedding_multiplier": 1.0,
+            "logits_scaling": 1.0,
+            "attention_multiplier": attention_multiplier(config.head_dim),
+        }),
         Family::Qwen2 => json!({
             "use_sliding_window": false,
             "sliding_window": null,
@@ -255,6 +282,11 @@ fn refuse_other_mathematics(f: &Fields, family: Family) -> Result<(), FileError>
     f.expect("quantization_config", "absent: quantised weights are not read", absent)?;
     f.expect("quantization", "absent: quantised weights are not read", absent)?;
     match family {
+        Family::Granite => {
+            f.expect("attention_bias", "false", falsy)?;
+            f.expect("embedding_multiplier", "1", one)?;
+            f.expect("logits_scaling", "1", one)?;
+        }
         Family::Llama => {
             f.expect("attention_bias", "false", falsy)?;
             f.expect("sliding_window", "null", absent)?;
@@ -269,6 +301,20 @@ fn refuse_other_mathematics(f: &Fields, family: Family) -> Result<(), FileError>
         let full = |layers: &Vec<Value>| layers.iter().all(|l| l.as_str() == Some("full_attention"));
         v.is_null() || v.as_array().is_some_and(full)
     })
+}
+
+/// Granite's factor on the residual stream. Scores must be divided by `√head_dim`, as everywhere else.
+fn residual_scale(f: &Fields, head_dim: usize) -> Result<f32, FileError> {
+    let scores = attention_multiplier(head_dim);
+    let got = f.optional_number("attention_multiplier")?.unwrap_or(1.0);
+    if (got - scores).abs() > 1e-6 * scores {
+        return Err(f.fault("attention_multiplier", &format!("1/√{head_dim} = {scores}")));
+    }
+    Ok(f.optional_number("residual_multiplier")?.unwrap_or(1.0) as f32)
+}
+
+fn attention_multiplier(head_dim: usize) -> f64 {
+    1.0 / (head_dim as f64).sqrt()
 }
 
 fn head_dim(f: &Fields, family: Family, dim: usize, heads: usize) -> Result<usize, FileError> {
@@ -330,6 +376,7 @@ fn in_their_words(path: &Path, error: ConfigError) -> FileError {
         "vocab" => "vocab_size",
         "max_seq" => "max_position_embeddings",
         "norm_eps" => "rms_norm_eps",
+        "residual_scale" => "residual_multiplier",
         "rope.theta" => "rope_theta",
         "rope.scaling.factor" => "rope_scaling.factor",
         "rope.scaling.low_freq_factor" => "rope_scaling.low_freq_factor",

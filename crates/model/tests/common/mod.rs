@@ -18,5 +18,6 @@ pub fn config() -> ModelConfig {
         tied: true,
         qk_norm: false,
         qkv_bias: false,
+        residual_scale: 1.0,
     }
 }
