@@ -6,22 +6,23 @@ use backend_cpu::kernels::rms_norm;
 use backend_cpu::{Act, Buffer, Cpu, Rows, RowsMut};
 use model::{ModelConfig, Role};
 
+use crate::care::{Health, Monitor};
 use crate::dims::Dims;
 use crate::error::{AneError, AneResult};
 use crate::kernels::{Kernel, power};
 use crate::packing::Part;
 use crate::plan::{Ffn, Plan, PlanError};
-use crate::programs::{AneDevice, Health, Programs, Slot};
+use crate::programs::{AneDevice, Programs, Slot};
 use crate::staging::{self, Source};
 
 /// A model whose blocks run as MIL programs on a device, and whose norms, weight gradients, loss and
 /// optimizer run on the CPU meanwhile.
 ///
 /// Sums over residuals, weights, gradients and moments are f32 on the host; activations are fp16 on the
-/// device. An activation beyond ±32768, or a weight beyond ±65504, both over the power of two of
-/// [`crate::Scaling`], becomes infinite there and the loss not finite. A gradient that overflows on the
-/// device is computed again at a smaller power of two; only one that does not fit any stays infinite,
-/// and then [`backend::Train::update`] returns a norm that is not finite and skips the step.
+/// device. An activation that overflows at the powers of two of [`crate::Scaling`] is computed again
+/// without them, and a gradient at a smaller one. Only an activation beyond ±32768 stays infinite, and the
+/// loss with it, or a gradient that fits no power; then [`backend::Train::update`] returns a norm that is
+/// not finite and skips the step.
 pub struct Ane<D: AneDevice> {
     pub(crate) cpu: Cpu,
     pub(crate) programs: Programs<D>,
@@ -146,7 +147,12 @@ impl<D: AneDevice> Ane<D> {
 
     /// How a long run fares.
     pub fn health(&self) -> Health {
-        self.programs.health()
+        self.programs.monitor().health()
+    }
+
+    /// What reads [`Ane::health`] while somebody else holds the backend.
+    pub fn monitor(&self) -> Monitor {
+        self.programs.monitor().clone()
     }
 
     /// The forward programs, compiled now instead of with the first step, and the backward ones when
@@ -157,7 +163,7 @@ impl<D: AneDevice> Ane<D> {
     pub fn compile(&mut self) -> Result<()> {
         let kernels = self.plan.kernels();
         let wanted = kernels.into_iter().filter(|k| self.training || !Kernel::BACKWARD.contains(k));
-        Ok(wanted.collect::<Vec<_>>().into_iter().try_for_each(|k| self.programs.load(k))?)
+        Ok(wanted.collect::<Vec<_>>().into_iter().try_for_each(|k| self.programs.load(k, 0))?)
     }
 
     /// The programs of the feed-forward.
@@ -170,12 +176,12 @@ impl<D: AneDevice> Ane<D> {
 
     /// Makes a program ready for a layer: compiled, with the present weights in its surfaces.
     pub(crate) fn ready(&mut self, kernel: Kernel, layer: usize) -> AneResult<()> {
-        self.programs.load(kernel)?;
+        self.programs.load(kernel, layer)?;
         if !self.programs.take_stale(kernel, layer, self.generation) {
             return Ok(());
         }
         let shards = self.programs.shards(kernel);
-        let factor = power(self.plan.choices.scaling.weight);
+        let factor = power(self.programs.weight_power(kernel, layer));
         let storage = self.cpu.host().storage;
         let scratch = &mut self.buffers.weights;
         for shard in 0..shards {

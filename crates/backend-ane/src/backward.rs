@@ -86,6 +86,7 @@ impl<D: AneDevice> Ane<D> {
                 gated.iter_mut().for_each(|g| *g *= back);
                 return Ok(());
             }
+            self.programs.count_retry();
         }
         Ok(())
     }
@@ -153,6 +154,7 @@ impl<D: AneDevice> Ane<D> {
             if all_finite || last {
                 return Ok(());
             }
+            self.programs.count_retry();
             // Shards that were finite are computed again.
             self.cpu.host().dnorm[row * seq * dim..][..seq * dim].fill(0.0);
         }
@@ -171,8 +173,8 @@ impl<D: AneDevice> Ane<D> {
     fn attention_back_rows(&mut self, layer: usize, x: &Act, dy: &Act) -> AneResult<()> {
         let ((tokens, seq), dim) = (self.cpu.shape(), self.dims.dim);
         self.ready(Kernel::WoBwd, layer)?;
-        self.programs.load(Kernel::SdpaBwdV)?;
-        self.programs.load(Kernel::SdpaBwdQk)?;
+        self.programs.load(Kernel::SdpaBwdV, layer)?;
+        self.programs.load(Kernel::SdpaBwdQk, layer)?;
         self.normalise(Role::AttnNorm, layer, x);
         for row in 0..tokens / seq {
             let dy = &dy[row * seq * dim..(row + 1) * seq * dim];
@@ -218,6 +220,7 @@ impl<D: AneDevice> Ane<D> {
                 da.iter_mut().for_each(|d| *d *= back);
                 return Ok(());
             }
+            self.programs.count_retry();
         }
         Ok(())
     }
@@ -281,6 +284,7 @@ impl<D: AneDevice> Ane<D> {
             if all_finite || last {
                 return Ok(());
             }
+            self.programs.count_retry();
         }
         Ok(())
     }
@@ -333,6 +337,7 @@ impl<D: AneDevice> Ane<D> {
                 self.add_dnorm(row, seq, lowered / factor);
                 return Ok(());
             }
+            self.programs.count_retry();
         }
         Ok(())
     }

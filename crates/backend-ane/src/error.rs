@@ -41,6 +41,13 @@ pub enum AneError {
     Inference,
 }
 
+impl AneError {
+    /// Whether a fresh process would go on from the last update: this one has no compile left.
+    pub fn needs_restart(&self) -> bool {
+        matches!(self, AneError::Spent { .. } | AneError::Compile(CompileError::Budget { .. }))
+    }
+}
+
 impl From<AneError> for backend::Error {
     fn from(error: AneError) -> Self {
         backend::Error::Device { device: "ane", source: Box::new(error) }

@@ -1,11 +1,13 @@
 //! Attention and feed-forward of a layer: norm, stage, dispatch, residual sum.
 
+use std::ops::Range;
+
 use backend::Result;
 use backend_cpu::Act;
 use model::Role;
 
-use crate::ane::Ane;
-use crate::error::AneResult;
+use crate::ane::{Ane, Buffers};
+use crate::error::{AneError, AneResult};
 use crate::kernels::Kernel;
 use crate::packing::Part;
 use crate::plan::Ffn;
@@ -29,25 +31,61 @@ impl<D: AneDevice> Ane<D> {
         let shards = self.programs.shards(Kernel::SdpaFwd);
         for row in 0..tokens / seq {
             let own = row * seq * dim..(row + 1) * seq * dim;
+            let mut finite = true;
             for shard in 0..shards {
-                let slot = Slot { layer, shard, row };
-                let (surface, place) = self.programs.input(Kernel::SdpaFwd, slot, Part::X);
-                staging::write_tokens(&surface, &place, &self.buffers.attn_norm[own.clone()])?;
-                self.run(Kernel::SdpaFwd, slot, |ane| {
-                    ane.ready(Kernel::WoFwd, layer)?;
-                    ane.ffn_kernels().iter().try_for_each(|k| ane.ready(*k, layer))
-                })?;
-                let attn = self.programs.output(Kernel::SdpaFwd, slot, Part::Attn);
-                let whole = Slot { layer, shard: 0, row };
-                let (surface, place) = self.programs.input(Kernel::WoFwd, whole, Part::Attn);
+                finite &= self.heads(Slot { layer, shard, row }, own.clone())?;
+            }
+            self.output(Slot { layer, shard: 0, row }, seq, finite, &mut y[own])?;
+        }
+        Ok(())
+    }
+
+    /// Projections and attention of a shard of the heads, for the rows `own` of the norm; whether all of
+    /// it is finite.
+    fn heads(&mut self, slot: Slot, own: Range<usize>) -> AneResult<bool> {
+        let (kernel, layer) = (Kernel::SdpaFwd, slot.layer);
+        let mut first = true;
+        loop {
+            let (surface, place) = self.programs.input(kernel, slot, Part::X);
+            staging::write_tokens(&surface, &place, &self.buffers.attn_norm[own.clone()])?;
+            let first = std::mem::take(&mut first);
+            self.run(kernel, slot, |ane| {
+                if !first {
+                    return Ok(());
+                }
+                ane.ready(Kernel::WoFwd, layer)?;
+                ane.ffn_kernels().iter().try_for_each(|k| ane.ready(*k, layer))
+            })?;
+            // Infinite values show in `attn`; infinite queries and keys need not.
+            let parts = [Part::Attn, Part::Q, Part::K];
+            let finite = parts.into_iter().try_fold(true, |finite, part| {
+                let surface = self.programs.output(kernel, slot, part);
+                Ok::<_, AneError>(finite && staging::surface_is_finite(&surface)?)
+            })?;
+            if finite || !self.again_unscaled(&[kernel], layer, |b| &b.attn_norm[own.clone()])? {
+                return Ok(finite);
+            }
+        }
+    }
+
+    /// Adds `Wo·attn` of all shards to `y`. `finite` says whether `attn` is.
+    fn output(&mut self, slot: Slot, seq: usize, finite: bool, y: &mut [f32]) -> AneResult<()> {
+        let kernel = Kernel::WoFwd;
+        loop {
+            for shard in 0..self.programs.shards(Kernel::SdpaFwd) {
+                let attn = self.programs.output(Kernel::SdpaFwd, Slot { shard, ..slot }, Part::Attn);
+                let (surface, place) = self.programs.input(kernel, slot, Part::Attn);
                 let channels = attn.layout().rows();
                 staging::copy_rows(&attn, self.dims.s(), &surface, &place, shard * channels)?;
             }
-            let slot = Slot { layer, shard: 0, row };
-            self.run(Kernel::WoFwd, slot, |_| Ok(()))?;
-            self.add_output(Kernel::WoFwd, slot, seq, &mut y[own])?;
+            self.run(kernel, slot, |_| Ok(()))?;
+            let out = self.read_output(kernel, slot, seq, y.len())?;
+            let again = finite && !staging::finite(out);
+            if !again || !self.again_unscaled(&[kernel], slot.layer, |_| &[])? {
+                self.add_output(y);
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// `x + a·W2·(silu(W1·n) ⊙ W3·n)` with `n = norm(x)`.
@@ -70,33 +108,73 @@ impl<D: AneDevice> Ane<D> {
             let own = row * seq * dim..(row + 1) * seq * dim;
             for shard in 0..self.programs.shards(kernels[0]) {
                 let slot = Slot { layer, shard, row };
-                let (surface, place) = self.programs.input(kernels[0], slot, Part::X);
-                staging::write_tokens(&surface, &place, &self.buffers.ffn_norm[own.clone()])?;
-                let first = row == 0 && shard == 0;
                 let next = (layer + 1 < self.kept.len()).then_some(layer + 1);
-                self.run(kernels[0], slot, |ane| match next {
-                    Some(next) if first => ane.ready(Kernel::SdpaFwd, next),
-                    _ => Ok(()),
-                })?;
-                if self.plan.ffn == Ffn::Split {
-                    let gated = self.programs.output(Kernel::FfnGateUp, slot, Part::Gated);
-                    let (surface, place) = self.programs.input(Kernel::FfnDown, slot, Part::Gated);
-                    staging::copy_rows(&gated, self.dims.s(), &surface, &place, 0)?;
-                    self.run(Kernel::FfnDown, slot, |_| Ok(()))?;
-                }
-                self.add_output(kernels[kernels.len() - 1], slot, seq, &mut y[own.clone()])?;
+                self.feed_forward(slot, seq, own.clone(), next.filter(|_| row == 0 && shard == 0))?;
+                self.add_output(&mut y[own.clone()]);
             }
         }
         Ok(())
     }
 
-    /// Adds the block output of a program to `[tokens, dim]`, times the residual scale.
-    fn add_output(&mut self, kernel: Kernel, slot: Slot, seq: usize, y: &mut [f32]) -> AneResult<()> {
+    /// A shard of the feed-forward for the rows `own` of the norm, to [`Buffers::out`]; meanwhile the
+    /// attention of layer `next` is made ready.
+    fn feed_forward(
+        &mut self,
+        slot: Slot,
+        seq: usize,
+        own: Range<usize>,
+        mut next: Option<usize>,
+    ) -> AneResult<()> {
+        let kernels = self.ffn_kernels();
+        loop {
+            let (surface, place) = self.programs.input(kernels[0], slot, Part::X);
+            staging::write_tokens(&surface, &place, &self.buffers.ffn_norm[own.clone()])?;
+            let next = next.take();
+            self.run(kernels[0], slot, |ane| match next {
+                Some(next) => ane.ready(Kernel::SdpaFwd, next),
+                None => Ok(()),
+            })?;
+            if self.plan.ffn == Ffn::Split {
+                let gated = self.programs.output(Kernel::FfnGateUp, slot, Part::Gated);
+                let (surface, place) = self.programs.input(Kernel::FfnDown, slot, Part::Gated);
+                staging::copy_rows(&gated, self.dims.s(), &surface, &place, 0)?;
+                self.run(Kernel::FfnDown, slot, |_| Ok(()))?;
+            }
+            let out = self.read_output(kernels[kernels.len() - 1], slot, seq, own.len())?;
+            let finite = staging::finite(out);
+            if finite || !self.again_unscaled(kernels, slot.layer, |b| &b.ffn_norm[own.clone()])? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// After an overflow: makes the programs of a block ready without powers of two. False when they had
+    /// none, or when `input` is not finite, so that nothing would help.
+    fn again_unscaled(
+        &mut self,
+        kernels: &[Kernel],
+        layer: usize,
+        input: impl FnOnce(&Buffers) -> &[f32],
+    ) -> AneResult<bool> {
+        if !staging::finite(input(&self.buffers)) || !self.programs.unscale(kernels[0], layer) {
+            return Ok(false);
+        }
+        self.programs.count_retry();
+        kernels.iter().try_for_each(|k| self.ready(*k, layer))?;
+        Ok(true)
+    }
+
+    /// Reads the block output of a program to [`Buffers::out`].
+    fn read_output(&mut self, kernel: Kernel, slot: Slot, seq: usize, n: usize) -> AneResult<&[f32]> {
         let surface = self.programs.output(kernel, slot, Part::Y);
-        let out = &mut self.buffers.out[..y.len()];
+        let out = &mut self.buffers.out[..n];
         staging::read_tokens(&surface, seq, out)?;
+        Ok(out)
+    }
+
+    /// Adds [`Buffers::out`] to `[tokens, dim]`, times the residual scale.
+    fn add_output(&mut self, y: &mut [f32]) {
         let scale = self.cpu.host().config.residual_scale;
-        y.iter_mut().zip(out).for_each(|(y, out)| *y += scale * *out);
-        Ok(())
+        y.iter_mut().zip(&*self.buffers.out).for_each(|(y, out)| *y += scale * *out);
     }
 }

@@ -7,6 +7,7 @@
 
 mod ane;
 mod backward;
+mod care;
 mod dims;
 mod error;
 mod forward;
@@ -19,9 +20,10 @@ mod train;
 mod worker;
 
 pub use ane::Ane;
+pub use care::{Health, Monitor};
 pub use dims::{Dims, Extra, SeqLen};
 pub use error::AneError;
 pub use packing::{Block, Packing, Part, Place, Port};
 pub use plan::{Care, Choices, Ffn, Inputs, Linear, Plan, PlanError, Scaling};
-pub use programs::{AneDevice, Health};
+pub use programs::AneDevice;
 pub use train::AneInfer;

@@ -6,16 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ane_bridge::{Device, Executable, Layout, Request, RunError, Surface};
 use mil::{Target, Verified, verify};
 
+use crate::care::{Monitor, Watch};
 use crate::dims::Dims;
 use crate::error::{AneError, AneResult};
 use crate::kernels::Kernel;
 use crate::packing::{Packing, Part, Place, Port};
-use crate::plan::{Care, Plan};
+use crate::plan::{Choices, Plan, Scaling};
 use crate::worker::Worker;
 
 /// A device whose requests another thread may run.
@@ -35,8 +35,8 @@ pub(crate) struct Slot {
 /// What tells surfaces apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    /// An input with weights: kernel, layer, shard, port.
-    Weights(Kernel, usize, usize, usize),
+    /// An input with weights: kernel and whether it is unscaled, layer, shard, port.
+    Weights(Kernel, bool, usize, usize, usize),
     /// What the way back needs: part, layer, shard, sequence.
     Kept(Part, usize, usize, usize),
     /// From `sdpa_bwd_v` to `sdpa_bwd_qk`.
@@ -58,6 +58,7 @@ struct Bound {
 }
 
 struct Loaded<E> {
+    variant: Variant,
     packing: Packing,
     verified: Verified,
     /// Empty for a moment while it is made anew.
@@ -67,26 +68,24 @@ struct Loaded<E> {
     staged: Vec<u64>,
 }
 
-/// How a long run fares.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Health {
-    /// Executables made anew, because throughput decayed or a dispatch failed.
-    pub recreated: u64,
-    /// Throughput decayed and no compile is left: save a checkpoint and restart the process.
-    pub restart: bool,
-    /// Mean time of a dispatch in the last step, seconds.
-    pub dispatch_s: f64,
-    /// The same in the first steps, or in those after the executables were made anew.
-    pub normal_dispatch_s: f64,
+/// One of the executables of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Variant {
+    kernel: Kernel,
+    /// Without powers of two: what overflows with those of the plan.
+    plain: bool,
 }
 
-#[derive(Default)]
-struct Watch {
-    busy: Duration,
-    dispatches: u32,
-    warm: u32,
-    slow: u32,
-    health: Health,
+impl Variant {
+    fn index(self) -> usize {
+        2 * self.kernel as usize + usize::from(self.plain)
+    }
+
+    /// Its name in the ledger.
+    fn name(self) -> String {
+        let name = self.kernel.name();
+        if self.plain { format!("{name}, unscaled") } else { name.to_owned() }
+    }
 }
 
 /// The programs of a model on a device.
@@ -98,7 +97,10 @@ pub(crate) struct Programs<D: Device> {
     layers: usize,
     /// Layers whose intermediate results are kept apart: all for training, one for inference.
     kept_layers: usize,
+    /// By [`Variant::index`].
     loaded: Vec<Option<Loaded<D::Executable>>>,
+    /// By layer, what runs without powers of two in this micro-batch.
+    unscaled: Vec<[bool; Stage::COUNT]>,
     surfaces: BTreeMap<Key, Surface>,
     watch: Watch,
 }
@@ -112,7 +114,8 @@ impl<D: AneDevice> Programs<D> {
             dims,
             layers,
             kept_layers,
-            loaded: Kernel::ALL.iter().map(|_| None).collect(),
+            loaded: (0..2 * Kernel::ALL.len()).map(|_| None).collect(),
+            unscaled: vec![Default::default(); layers],
             surfaces: BTreeMap::new(),
             watch: Watch::default(),
         })
@@ -122,8 +125,48 @@ impl<D: AneDevice> Programs<D> {
         &self.device
     }
 
-    pub fn health(&self) -> Health {
-        self.watch.health
+    pub fn monitor(&self) -> &Monitor {
+        &self.watch.monitor
+    }
+
+    /// From now on, the programs that this one belongs to run without powers of two in this layer, for
+    /// the rest of the micro-batch; false when they do already.
+    ///
+    /// The choice does not outlive the micro-batch, so that no result depends on what ran before it; the
+    /// executable and the weights that it has staged do.
+    pub fn unscale(&mut self, kernel: Kernel, layer: usize) -> bool {
+        let Scaling { weight, attention, .. } = self.plan.choices.scaling;
+        let Some(stage) = Stage::of(kernel) else { return false };
+        if weight == 0 && attention == 0 {
+            return false;
+        }
+        !std::mem::replace(&mut self.unscaled[layer][stage as usize], true)
+    }
+
+    /// Every program has its planned powers of two again.
+    pub fn begin(&mut self) {
+        self.unscaled.fill(Default::default());
+    }
+
+    /// Counts a dispatch that ran again because its result overflowed.
+    pub fn count_retry(&self) {
+        self.watch.monitor.update(|health| health.retried += 1);
+    }
+
+    fn variant(&self, kernel: Kernel, layer: usize) -> Variant {
+        let plain = Stage::of(kernel).is_some_and(|stage| self.unscaled[layer][stage as usize]);
+        Variant { kernel, plain }
+    }
+
+    fn choices(&self, variant: Variant) -> Choices {
+        let choices = self.plan.choices;
+        let plain = Scaling { weight: 0, attention: 0, ..choices.scaling };
+        if variant.plain { Choices { scaling: plain, ..choices } } else { choices }
+    }
+
+    /// The power of two of the weights that a program takes in a layer.
+    pub fn weight_power(&self, kernel: Kernel, layer: usize) -> i32 {
+        self.choices(self.variant(kernel, layer)).scaling.weight
     }
 
     /// Shards of a program.
@@ -152,41 +195,42 @@ impl<D: AneDevice> Programs<D> {
         (slot.layer * self.shards(kernel) + slot.shard) * rows + if rows == 1 { 0 } else { slot.row }
     }
 
-    /// Compiles a program and binds all its requests, once.
-    pub fn load(&mut self, kernel: Kernel) -> AneResult<()> {
-        if self.loaded[kernel as usize].is_some() {
+    /// Compiles the program of a layer and binds all its requests, once for all layers.
+    pub fn load(&mut self, kernel: Kernel, layer: usize) -> AneResult<()> {
+        let variant = self.variant(kernel, layer);
+        if self.loaded[variant.index()].is_some() {
             return Ok(());
         }
-        let dims = self.plan.dims(&self.dims, kernel);
-        let packing = kernel.packing(&dims, &self.plan.choices);
+        let (dims, choices) = (self.plan.dims(&self.dims, kernel), self.choices(variant));
+        let packing = kernel.packing(&dims, &choices);
         let target = Target::new(self.device.chip().family);
-        let verified = verify(kernel.program(&dims, &self.plan.choices), &target).map_err(|faults| {
+        let verified = verify(kernel.program(&dims, &choices), &target).map_err(|faults| {
             let faults = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             AneError::Rules { kernel: kernel.name(), faults }
         })?;
-        let executable = self.device.compile(kernel.name(), &verified)?;
+        let executable = self.device.compile(&variant.name(), &verified)?;
         let (shards, rows) = (self.shards(kernel), self.rows(kernel));
         let mut bound = Vec::with_capacity(self.layers * shards * rows);
         for layer in 0..self.layers {
             for shard in 0..shards {
                 for row in 0..rows {
                     let slot = Slot { layer, shard, row };
-                    let inputs = self.surfaces_of(kernel, slot, &packing, Side::In)?;
-                    let outputs = self.surfaces_of(kernel, slot, &packing, Side::Out)?;
+                    let inputs = self.surfaces_of(variant, slot, &packing, Side::In)?;
+                    let outputs = self.surfaces_of(variant, slot, &packing, Side::Out)?;
                     let request = bind(&executable, &packing, &inputs, &outputs)?;
                     bound.push(Bound { request, inputs, outputs });
                 }
             }
         }
         let staged = vec![0; self.layers];
-        self.loaded[kernel as usize] =
-            Some(Loaded { packing, verified, executable: Some(executable), bound, staged });
+        self.loaded[variant.index()] =
+            Some(Loaded { variant, packing, verified, executable: Some(executable), bound, staged });
         Ok(())
     }
 
     fn surfaces_of(
         &mut self,
-        kernel: Kernel,
+        variant: Variant,
         slot: Slot,
         packing: &Packing,
         side: Side,
@@ -197,13 +241,14 @@ impl<D: AneDevice> Programs<D> {
         };
         let mut surfaces = Vec::with_capacity(ports.len());
         for (i, port) in ports.iter().enumerate() {
-            let key = self.key(kernel, slot, side, i, port);
+            let key = self.key(variant, slot, side, i, port);
             surfaces.push(self.surface(key, port.layout())?);
         }
         Ok(surfaces)
     }
 
-    fn key(&self, kernel: Kernel, slot: Slot, side: Side, port: usize, of: &Port) -> Key {
+    fn key(&self, variant: Variant, slot: Slot, side: Side, port: usize, of: &Port) -> Key {
+        let Variant { kernel, plain } = variant;
         let part = of.blocks[0].part;
         let kept = match (kernel, side) {
             (Kernel::SdpaFwd, Side::Out) => true,
@@ -231,7 +276,7 @@ impl<D: AneDevice> Programs<D> {
             )
         };
         match of.blocks.iter().any(|b| weight(b.part)) {
-            true => Key::Weights(kernel, slot.layer, slot.shard, port),
+            true => Key::Weights(kernel, plain, slot.layer, slot.shard, port),
             false => Key::Own(kernel, side, port),
         }
     }
@@ -245,33 +290,35 @@ impl<D: AneDevice> Programs<D> {
         Ok(surface)
     }
 
-    fn loaded(&self, kernel: Kernel) -> &Loaded<D::Executable> {
-        self.loaded[kernel as usize].as_ref().expect("a program is loaded before it is used")
+    fn loaded(&self, kernel: Kernel, layer: usize) -> &Loaded<D::Executable> {
+        let index = self.variant(kernel, layer).index();
+        self.loaded[index].as_ref().expect("a program is loaded before it is used")
     }
 
     /// The surface and place of an input.
     pub fn input(&self, kernel: Kernel, slot: Slot, part: Part) -> (Surface, Place) {
-        let loaded = self.loaded(kernel);
+        let loaded = self.loaded(kernel, slot.layer);
         let place = loaded.packing.input(part);
         (loaded.bound[self.index(kernel, slot)].inputs[place.port].clone(), place)
     }
 
     /// The surface of an output.
     pub fn output(&self, kernel: Kernel, slot: Slot, part: Part) -> Surface {
-        let loaded = self.loaded(kernel);
+        let loaded = self.loaded(kernel, slot.layer);
         loaded.bound[self.index(kernel, slot)].outputs[loaded.packing.output(part).port].clone()
     }
 
     /// Whether the surfaces of a layer hold an older generation of its weights; they count as written
     /// from then on.
     pub fn take_stale(&mut self, kernel: Kernel, layer: usize, generation: u64) -> bool {
-        let loaded = self.loaded[kernel as usize].as_mut().expect("a program is loaded before it is used");
+        let index = self.variant(kernel, layer).index();
+        let loaded = self.loaded[index].as_mut().expect("a program is loaded before it is used");
         std::mem::replace(&mut loaded.staged[layer], generation) != generation
     }
 
     /// Starts a dispatch; [`Programs::finish`] waits for it.
     pub fn start(&self, kernel: Kernel, slot: Slot) {
-        self.worker.start(self.loaded(kernel).bound[self.index(kernel, slot)].request.clone());
+        self.worker.start(self.loaded(kernel, slot.layer).bound[self.index(kernel, slot)].request.clone());
     }
 
     /// Waits for the dispatch that was started. One that failed runs again on a new executable.
@@ -282,7 +329,7 @@ impl<D: AneDevice> Programs<D> {
                 if self.device.compiles_left() == Some(0) {
                     return Err(AneError::Spent { kernel: kernel.name(), source: source.into() });
                 }
-                self.recreate(kernel)?;
+                self.recreate(self.variant(kernel, slot.layer).index())?;
                 self.start(kernel, slot);
                 self.wait()?.map_err(|source| AneError::Run { kernel: kernel.name(), source: source.into() })
             }
@@ -292,59 +339,76 @@ impl<D: AneDevice> Programs<D> {
 
     fn wait(&mut self) -> AneResult<Result<(), RunError>> {
         let (result, took) = self.worker.wait()?;
-        self.watch.busy += took;
-        self.watch.dispatches += 1;
+        self.watch.took(took);
         Ok(result)
     }
 
     /// Compiles a program again and binds it to the same surfaces.
-    fn recreate(&mut self, kernel: Kernel) -> AneResult<()> {
-        let Some(loaded) = self.loaded[kernel as usize].as_mut() else { return Ok(()) };
+    fn recreate(&mut self, index: usize) -> AneResult<()> {
+        let Some(loaded) = self.loaded[index].as_mut() else { return Ok(()) };
         // The old one goes first: loaded programs are limited too.
         let nothing: Arc<dyn Request> = Arc::new(Unloaded);
         loaded.bound.iter_mut().for_each(|b| b.request = nothing.clone());
         loaded.executable = None;
-        let executable = self.device.compile(kernel.name(), &loaded.verified)?;
+        let executable = self.device.compile(&loaded.variant.name(), &loaded.verified)?;
         for b in &mut loaded.bound {
             b.request = bind(&executable, &loaded.packing, &b.inputs, &b.outputs)?;
         }
         loaded.executable = Some(executable);
-        self.watch.health.recreated += 1;
+        self.watch.monitor.update(|health| health.recreated += 1);
         Ok(())
     }
 
-    /// Ends a step of the watch: after some slow ones in a row, all executables are made anew.
+    /// Ends a step of the watch: after some slow ones in a row, all executables are made anew. The step
+    /// is done and its weights are written, so what fails here asks for a restart instead.
     pub fn end_step(&mut self) -> AneResult<()> {
-        let Care { warm, factor, patience, reserve } = self.plan.care;
-        let watch = &mut self.watch;
-        let mean = watch.busy.as_secs_f64() / f64::from(watch.dispatches.max(1));
-        let any = std::mem::take(&mut watch.dispatches) > 0;
-        watch.busy = Duration::ZERO;
-        if !any {
+        if !self.watch.end_step(&self.plan.care) {
             return Ok(());
         }
-        watch.health.dispatch_s = mean;
-        if watch.warm < warm {
-            watch.warm += 1;
-            watch.health.normal_dispatch_s += (mean - watch.health.normal_dispatch_s) / f64::from(watch.warm);
-            return Ok(());
-        }
-        let slow = mean > factor * watch.health.normal_dispatch_s;
-        watch.slow = if slow { watch.slow + 1 } else { 0 };
-        if watch.slow < patience {
-            return Ok(());
-        }
-        watch.slow = 0;
-        let kernels = Kernel::ALL.iter().copied().filter(|k| self.loaded[*k as usize].is_some());
-        let kernels: Vec<_> = kernels.collect();
-        let needed = kernels.len() as u32 + reserve;
+        let programs = self.loaded.iter().enumerate().filter(|(_, l)| l.is_some());
+        let programs: Vec<_> = programs.map(|(index, _)| index).collect();
+        let needed = programs.len() as u32 + self.plan.care.reserve;
         if self.device.compiles_left().is_some_and(|left| left < needed) {
-            self.watch.health.restart = true;
+            self.watch.monitor.update(|health| health.restart = true);
             return Ok(());
         }
-        // What is normal is learned anew: if the executables were not the cause, the machine is slower now.
-        (self.watch.warm, self.watch.health.normal_dispatch_s) = (0, 0.0);
-        kernels.into_iter().try_for_each(|kernel| self.recreate(kernel))
+        self.watch.relearn();
+        match programs.into_iter().try_for_each(|index| self.recreate(index)) {
+            Err(AneError::Compile(_)) => {
+                self.watch.monitor.update(|health| health.restart = true);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+/// Programs that share their powers of two in a layer: what one of them computes with them, the others
+/// meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Heads,
+    Output,
+    Ffn,
+}
+
+impl Stage {
+    const COUNT: usize = 3;
+
+    /// The stage of a program; none for those that a smaller power of two of the gradient serves.
+    fn of(kernel: Kernel) -> Option<Self> {
+        match kernel {
+            // Keys and queries go up in the backward program as values do in the forward one.
+            Kernel::SdpaFwd | Kernel::SdpaBwdQk => Some(Stage::Heads),
+            Kernel::WoFwd => Some(Stage::Output),
+            Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::FfnDown => Some(Stage::Ffn),
+            Kernel::FfnBwdW2
+            | Kernel::FfnBwdW13
+            | Kernel::WoBwd
+            | Kernel::SdpaBwdV
+            | Kernel::QBwd
+            | Kernel::KvBwd => None,
+        }
     }
 }
 

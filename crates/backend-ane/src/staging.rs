@@ -213,6 +213,18 @@ pub(crate) fn finite(x: &[f32]) -> bool {
     x.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7F80_0000)) != 0x7F80_0000
 }
 
+/// Whether every number of a fp16 surface is finite.
+pub(crate) fn surface_is_finite(surface: &Surface) -> Result<bool, SurfaceError> {
+    let guard = surface.read()?;
+    for row in 0..guard.layout().rows() {
+        let exponents = guard.row(row)?.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7C00));
+        if exponents == 0x7C00 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

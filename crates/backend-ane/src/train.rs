@@ -37,6 +37,7 @@ impl<D: AneDevice> Train for Ane<D> {
 
     fn embed(&mut self, tokens: Tokens<'_>) -> Result<Act> {
         self.settle();
+        self.programs.begin();
         tokens.check(self.cpu.config())?;
         if tokens.seq > self.plan.seq {
             return Err(Error::SequenceTooLong { got: tokens.seq, max: self.plan.seq });

@@ -1,10 +1,11 @@
 //! Picks the backend: the one place that names them.
 
 use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
 
-use ane_bridge::{Chip, Device as _, Settings, VirtualAne};
+use ane_bridge::{Chip, Device as _, Faults, Settings, SlowDown, VirtualAne};
 use backend::Train;
-use backend_ane::{Ane, AneInfer};
+use backend_ane::{Ane, AneError, AneInfer, Monitor};
 use backend_cpu::{Act, Cpu, CpuInfer, Plan};
 use engine::RunConfig;
 use engine::infer::Infer;
@@ -41,6 +42,9 @@ pub struct DeviceArgs {
     /// Threads; no result depends on it [default: one per core]
     #[arg(long, env = "RUSTANE_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// One for everything that this process does: its compiles are counted together.
+    #[arg(skip)]
+    ane: Arc<OnceLock<VirtualAne>>,
 }
 
 fn chip(name: &str) -> Result<&'static Chip, String> {
@@ -54,23 +58,33 @@ pub struct Trainer {
     pub backend: Box<dyn Train<Act = Act>>,
     /// Bytes that it reserved, where that is known.
     pub memory: Option<u64>,
-    ane: Option<VirtualAne>,
+    ane: Option<(VirtualAne, Monitor)>,
 }
 
 impl Trainer {
     /// What the device did, as a line; nothing for the CPU.
     pub fn ledger(&self) -> Option<String> {
-        let device = self.ane.as_ref()?;
-        let total = device.ledger().total();
+        let (device, monitor) = self.ane.as_ref()?;
+        let (total, health) = (device.ledger().total(), monitor.health());
+        let count = |n: u64, what: &str| if n == 0 { String::new() } else { format!(", {n} {what}") };
         Some(format!(
-            "{}: {} dispatches of {} compiles in {:.1} s; a {} would take about {:.1} s for them",
+            "{}: {} dispatches of {} compiles in {:.1} s; a {} would take about {:.1} s for them{}{}{}",
             device.label(),
             total.dispatches,
             total.compiles,
             total.real.as_secs_f64(),
             device.chip().name,
-            total.predicted_s
+            total.predicted_s,
+            count(health.retried, "run again after an overflow"),
+            count(total.failures, "failed"),
+            count(health.recreated, "programs compiled anew")
         ))
+    }
+
+    /// Says whether the device wants a fresh process, while the backend is at work.
+    pub fn restart_wanted(&self) -> impl Fn() -> bool + use<> {
+        let monitor = self.ane.as_ref().map(|(_, monitor)| monitor.clone());
+        move || monitor.as_ref().is_some_and(|monitor| monitor.health().restart)
     }
 }
 
@@ -81,14 +95,18 @@ impl DeviceArgs {
         self.threads.map_or_else(all, usize::from)
     }
 
+    /// What runs, as runs record it: all that results depend on.
+    pub fn name(&self) -> String {
+        match self.device {
+            Device::Ane => format!("virtual ANE ({})", self.chip.name),
+            _ => "cpu".to_owned(),
+        }
+    }
+
     /// What ran, as reports say it.
     pub fn label(&self) -> String {
         let threads = self.threads();
-        let device = match self.device {
-            Device::Ane => format!("virtual ANE ({})", self.chip.name),
-            _ => "cpu".to_owned(),
-        };
-        format!("{device}, {threads} thread{}", if threads == 1 { "" } else { "s" })
+        format!("{}, {threads} thread{}", self.name(), if threads == 1 { "" } else { "s" })
     }
 
     /// Fails for devices that this build does not have.
@@ -103,7 +121,16 @@ impl DeviceArgs {
     }
 
     fn virtual_ane(&self) -> VirtualAne {
-        VirtualAne::new(Settings { chip: self.chip, count_flushed: false, ..Settings::default() })
+        let settings = || {
+            let settings = Settings { chip: self.chip, count_flushed: false, ..Settings::default() };
+            let faults = Injected::now();
+            Settings {
+                compile_budget: faults.budget.or(settings.compile_budget),
+                faults: faults.faults(),
+                ..settings
+            }
+        };
+        self.ane.get_or_init(|| VirtualAne::new(settings())).clone()
     }
 
     /// A backend that trains; its memory is reserved, and touched by no page yet.
@@ -111,12 +138,14 @@ impl DeviceArgs {
         self.check()?;
         if self.device == Device::Ane {
             let device = self.virtual_ane();
-            let plan = backend_ane::Plan {
+            let mut plan = backend_ane::Plan {
                 threads: self.threads(),
                 ..backend_ane::Plan::new(config.train.seq, config.train.batch)
             };
+            plan.care.factor = Injected::now().care_factor.unwrap_or(plan.care.factor);
             let backend = Box::new(Ane::new(device.clone(), &config.model, plan)?);
-            return Ok(Trainer { backend, memory: None, ane: Some(device) });
+            let monitor = backend.monitor();
+            return Ok(Trainer { backend, memory: None, ane: Some((device, monitor)) });
         }
         let tokens = config.train.seq * config.train.batch;
         let plan = Plan::new(tokens).with_threads(self.threads()).with_recompute(config.train.recompute);
@@ -153,7 +182,49 @@ impl DeviceArgs {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// The cause of an error after which a fresh process could go on.
+pub fn needs_restart(error: &backend::Error) -> Option<&AneError> {
+    let mut next = Some(error as &dyn std::error::Error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<AneError>().filter(|error| error.needs_restart()) {
+            return Some(error);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Faults of the virtual device, which only tests ask for.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Injected {
+    budget: Option<u32>,
+    fail_at: Option<u64>,
+    slow_after: Option<u64>,
+    care_factor: Option<f64>,
+}
+
+impl Injected {
+    /// Nothing, unless the build has fail points and `device::faults` is set to a line of TOML.
+    fn now() -> Self {
+        fail::fail_point!("device::faults", |text| {
+            let text = text.unwrap_or_default().replace(' ', "\n");
+            toml::from_str(&text).expect("the test writes the faults as TOML")
+        });
+        Self::default()
+    }
+
+    fn faults(&self) -> Faults {
+        Faults {
+            evaluate_fails_at: self.fail_at,
+            slow_down: self.slow_after.map(|after| SlowDown { after, factor: 30.0 }),
+            ..Faults::default()
+        }
+    }
+}
+
+/// An error with its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

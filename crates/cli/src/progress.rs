@@ -43,6 +43,10 @@ impl Progress {
         match event {
             Event::Step(stats) => self.step(stats),
             Event::Resumed { step } => self.say(&format!("resuming at step {step}")),
+            Event::OtherDevice { saved, now } => self.say(&format!(
+                "note: the run was trained on {saved} so far and goes on on {now}; its curve is another one from \
+                 here, by rounding"
+            )),
             Event::Planned { total } => self.say(&format!("the budget is enough for {total} steps")),
             Event::Quarantined(q) => self.say(&format!(
                 "warning: the checkpoint {} is damaged ({}); it is now {}",

@@ -30,6 +30,11 @@ impl Stop {
         &self.asked
     }
 
+    /// Whether the user asked.
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// The exit code of a run that was stopped: 128 and the signal's number.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(128 + self.signal.load(Ordering::Relaxed) as u8)

@@ -69,7 +69,8 @@ impl Fixture {
             tokenizer: &self.tokenizer,
             data: &self.data,
             dir,
-            stop: &stop,
+            device: "reference",
+            stop: &|| stop.load(Ordering::Relaxed),
             infer: &infer,
         };
         let mut observe = |event: Event<'_>| {

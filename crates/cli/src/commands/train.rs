@@ -3,6 +3,7 @@
 mod dry_run;
 mod earlier;
 mod flags;
+mod restart;
 mod text;
 
 use std::ffi::OsString;
@@ -48,7 +49,7 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
         return dry_run::dry_run(args, &mut layers);
     }
     let dir = args.out.clone().unwrap_or_else(|| paths::run(&args.preset));
-    let _lock = RunLock::acquire(&dir)?;
+    let lock = RunLock::acquire(&dir)?;
     if args.fresh {
         earlier::remove_run(&dir)?;
     }
@@ -65,23 +66,37 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     progress.say(&describe(&config, &data, &args.device, trainer.memory));
     let stop = Stop::listen().context("cannot listen for signals")?;
     let infer = |model: &model::ModelConfig, weights: Weights| args.device.writer(model, weights);
+    let (device, restart_wanted) = (args.device.name(), trainer.restart_wanted());
     let job = Job {
         config: &config,
         tokenizer: &tokenizer,
         data: &data,
         dir: &dir,
-        stop: stop.flag(),
+        device: &device,
+        stop: &|| stop.asked() || restart_wanted(),
         infer: &infer,
     };
     let board = args.tensorboard.then(|| tensorboard::Writer::create(&dir)).transpose();
     let mut observer = Observer { progress, board: board.context("cannot write TensorBoard files")? };
     let begin = Instant::now();
+    let mut steps = 0;
     let outcome = train::start(&mut trainer.backend, &job, &mut |event| observer.event(&event)).and_then(
-        |start: Start| train::train(&mut trainer.backend, &job, start, &mut |event| observer.event(&event)),
+        |start: Start| {
+            train::train(&mut trainer.backend, &job, start, &mut |event| {
+                steps += u64::from(matches!(event, Event::Step(_)));
+                observer.event(&event);
+            })
+        },
     );
     observer.progress.finish();
     if let Some(line) = trainer.ledger() {
         say(&line);
+    }
+    if !stop.asked()
+        && let Some(reason) = restart::wanted(restart_wanted(), &outcome)
+    {
+        drop(lock);
+        return Err(restart::again(&dir, &reason, args.restarts, steps, outcome.err()));
     }
     let outcome = outcome?;
     let step = outcome.state.step;

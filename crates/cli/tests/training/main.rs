@@ -1,6 +1,7 @@
 //! `rustane train`, `generate` and `eval` through the binary: what they do, what they refuse, and what
 //! survives when they are interrupted.
 
+mod ane;
 mod bad_input;
 mod eval;
 mod generate;

@@ -37,6 +37,13 @@ pub enum Event<'a> {
         /// Steps that it had done.
         step: u64,
     },
+    /// The checkpoint was trained on another device: the run goes on, but not bit for bit.
+    OtherDevice {
+        /// That device.
+        saved: &'a str,
+        /// The device now.
+        now: &'a str,
+    },
     /// A damaged checkpoint was put aside.
     Quarantined(&'a Quarantined),
     /// The time budget was turned into steps.

@@ -10,7 +10,6 @@
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use backend::Train;
@@ -45,8 +44,10 @@ pub struct Job<'a> {
     pub data: &'a Dataset,
     /// The run directory; the caller holds its lock.
     pub dir: &'a Path,
-    /// Set from outside to end the run after the step in hand.
-    pub stop: &'a AtomicBool,
+    /// What the run trains on, as reports say it.
+    pub device: &'a str,
+    /// Whether the run is to end after the step in hand.
+    pub stop: &'a dyn Fn() -> bool,
     /// Builds what writes samples, from a copy of the weights.
     pub infer: &'a dyn Fn(&ModelConfig, Weights) -> NewInfer,
 }
@@ -87,7 +88,7 @@ pub fn start<B: Train>(
         for p in &params {
             backend.write(p.id, Slot::Weight, weights.get(p.id))?;
         }
-        return Ok(Start { state: TrainState::new(job.config, data), resumed: false });
+        return Ok(Start { state: TrainState::new(job.config, data, job.device), resumed: false });
     };
     let mut state = checkpoint.state.clone();
     if let Some(Drift { key, saved, now }) = Drift::of_tensors(checkpoint.model().config(), job.config) {
@@ -111,6 +112,10 @@ pub fn start<B: Train>(
     }
     state.config = job.config.clone();
     observe(Event::Resumed { step: state.step });
+    let earlier = state.device.replace(job.device.to_owned());
+    if let Some(saved) = earlier.filter(|saved| saved != job.device) {
+        observe(Event::OtherDevice { saved: &saved, now: job.device });
+    }
     Ok(Start { state, resumed: true })
 }
 
@@ -122,16 +127,13 @@ pub fn train<B: Train>(
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, TrainError> {
     let mut run = Run::new(backend, job, start, observe)?;
-    loop {
-        let total = run.state.total();
-        let stop = job.stop.load(Ordering::Relaxed);
-        let done = total.is_some_and(|total| run.state.step >= total);
-        run.boundary(done, stop)?;
-        if done || stop {
-            return Ok(Outcome { state: run.state, stopped: stop && !done });
-        }
-        run.step()?;
+    let result = run.go();
+    if let Err(TrainError::Backend(_)) = &result
+        && run.intact
+    {
+        run.rescue();
     }
+    result.map(|stopped| Outcome { state: run.state, stopped })
 }
 
 /// All weights, copied to the host.
@@ -162,6 +164,10 @@ struct Run<'a, B> {
     state: TrainState,
     /// Step of the newest checkpoint.
     saved: Option<u64>,
+    /// Length of the metrics at the last boundary, before it looked: a run that resumes there looks again.
+    boundary_bytes: u64,
+    /// Whether weights and counts are those between two steps.
+    intact: bool,
     /// Why the last attempt to save failed.
     save_failed: Option<FileError>,
     rollbacks: u32,
@@ -197,6 +203,8 @@ impl<'a, B: Train> Run<'a, B> {
             metrics: Metrics::open(job.dir, start.state.metrics_bytes)?,
             budget: budget.map(|s| Budget::new(Duration::from_secs(s))),
             saved: start.resumed.then_some(start.state.step),
+            boundary_bytes: start.state.metrics_bytes,
+            intact: true,
             save_failed: None,
             rollbacks: 0,
             checked: false,
@@ -207,9 +215,31 @@ impl<'a, B: Train> Run<'a, B> {
         })
     }
 
+    /// Steps to the end; whether the run was stopped before it.
+    fn go(&mut self) -> Result<bool, TrainError> {
+        loop {
+            let stop = (self.job.stop)();
+            let done = self.state.is_finished();
+            self.boundary(done, stop)?;
+            if done || stop {
+                return Ok(stop && !done);
+            }
+            self.step()?;
+            self.intact = true;
+        }
+    }
+
+    /// Saves what the last update left, when the device failed after it.
+    fn rescue(&mut self) {
+        if self.state.step > 0 && self.saved != Some(self.state.step) {
+            self.save();
+        }
+    }
+
     /// What is due between two steps: first save, then look.
     fn boundary(&mut self, done: bool, stop: bool) -> Result<(), TrainError> {
         let step = self.state.step;
+        self.boundary_bytes = self.metrics.bytes();
         let train = &self.job.config.train;
         let due = |every: u64| step > 0 && (done || (every > 0 && step.is_multiple_of(every)));
         if (due(train.save_every) || (stop && step > 0)) && self.saved != Some(step) {
@@ -244,7 +274,7 @@ impl<'a, B: Train> Run<'a, B> {
     }
 
     fn save(&mut self) {
-        self.state.metrics_bytes = self.metrics.bytes();
+        self.state.metrics_bytes = self.boundary_bytes;
         let snapshot = Snapshot {
             step: self.state.step,
             config: &self.job.config.model,
@@ -312,6 +342,7 @@ impl<'a, B: Train> Run<'a, B> {
         let update = optim::update(optimizer, self.state.updates, total, train.accum);
         let lr = optim::lr(optimizer, self.state.updates, total);
         let step = self.state.step + 1;
+        self.intact = false;
         self.state.position += (train.accum * train.batch) as u64;
         let culprit = if loss.is_finite() { None } else { Some(self.first_bad_gradient()?) };
         let grad_norm = self.backend.update(&update)?;

@@ -33,6 +33,9 @@ pub struct TrainState {
     pub config: RunConfig,
     /// What identifies the data.
     pub data: DataId,
+    /// What the run trained on last, such as `cpu`; none in checkpoints from before this was recorded.
+    #[serde(default)]
+    pub device: Option<String>,
 }
 
 /// What identifies the data of a run.
@@ -57,7 +60,7 @@ impl DataId {
 }
 
 impl TrainState {
-    pub(super) fn new(config: &RunConfig, data: DataId) -> Self {
+    pub(super) fn new(config: &RunConfig, data: DataId, device: &str) -> Self {
         Self {
             step: 0,
             updates: 0,
@@ -71,6 +74,7 @@ impl TrainState {
             seconds: 0.0,
             config: config.clone(),
             data,
+            device: Some(device.to_owned()),
         }
     }
 

@@ -143,6 +143,9 @@ pub struct Args {
     /// Print all settings with their origins, and end
     #[arg(long, help_heading = "Run")]
     pub(super) print_config: bool,
+    /// Processes in a row that the device ended before they got anywhere
+    #[arg(long, hide = true, default_value_t = 0)]
+    pub(super) restarts: u32,
     /// Lines instead of a progress bar
     #[arg(long, help_heading = "Run")]
     pub(super) plain: bool,
