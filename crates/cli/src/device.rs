@@ -47,7 +47,8 @@ pub struct DeviceArgs {
     ane: Arc<OnceLock<VirtualAne>>,
 }
 
-fn chip(name: &str) -> Result<&'static Chip, String> {
+/// The chip of that name, such as `M4 Max` or `m4-max`.
+pub fn chip(name: &str) -> Result<&'static Chip, String> {
     let names = || Chip::ALL.iter().map(|chip| chip.name).collect::<Vec<_>>().join(", ");
     Chip::find(&name.replace('-', " ")).ok_or_else(|| format!("wanted one of {}", names()))
 }

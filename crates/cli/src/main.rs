@@ -12,6 +12,7 @@ mod plot;
 mod progress;
 mod settings;
 mod stop;
+mod table;
 mod tensorboard;
 
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Runs(commands::runs::Args),
     /// Measure speed on this machine
     Bench(commands::bench::Args),
+    /// Print, check, run and cost the Neural Engine's programs
+    Mil(commands::mil::Args),
     /// Say what this machine offers and what is missing
     Doctor(commands::doctor::Args),
     /// Print a completion script for a shell
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Presets(args) => commands::presets::run(args),
         Command::Runs(args) => commands::runs::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Mil(args) => commands::mil::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args, Cli::command()),
     };

@@ -6,6 +6,7 @@ pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod mil;
 pub mod presets;
 pub mod runs;
 pub mod tokenizer;

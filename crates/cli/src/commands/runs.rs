@@ -4,7 +4,6 @@ mod compare;
 mod curves;
 mod run;
 mod show;
-mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,8 +13,8 @@ use anyhow::Context;
 
 use self::curves::{X, Y};
 use self::run::{RUNS, Run};
-use self::table::Table;
 use crate::failure::Failure;
+use crate::table::Table;
 
 /// Flags of `rustane runs`.
 #[derive(clap::Args)]

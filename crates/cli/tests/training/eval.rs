@@ -45,6 +45,38 @@ fn a_run_measures_as_it_did_while_training() {
 }
 
 #[test]
+fn the_virtual_ane_measures_and_writes_as_the_cpu_does() {
+    let lab = Lab::new();
+    lab.trained("run", &["--steps", "80"]);
+    let on = |device: &str, file: &str| {
+        measured(&lab, &["run", "--tokens", "2000", "--device", device, "--logits", file])
+    };
+    let (cpu, ane) = (on("cpu", "cpu.safetensors"), on("ane", "ane.safetensors"));
+    assert_eq!(ane["device"].as_str().unwrap().split(',').next(), Some("virtual ANE (M4 Max)"));
+    let bpb = |result: &Value| result["bpb"].as_f64().unwrap();
+    assert!((bpb(&ane) / bpb(&cpu) - 1.0).abs() < 0.01, "{ane} {cpu}");
+    assert_ne!(bpb(&ane), bpb(&cpu), "fp16 programs round otherwise");
+    // The first token went through the programs; keys and values of it serve all that follow.
+    let logits = |name: &str| {
+        let file = TensorFile::open(&lab.path(name)).unwrap();
+        file.read(file.find("logits").unwrap()).unwrap()
+    };
+    let (cpu, ane) = (logits("cpu.safetensors"), logits("ane.safetensors"));
+    let worst = cpu.iter().zip(&ane).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+    assert!(worst > 0.0 && worst < 0.05, "logits differ by {worst}");
+    // A prompt of several tokens, and the most likely text after it.
+    let text = |device: &str| {
+        let ran = lab
+            .run(&["generate", "run", "-p", "One day", "-t", "0", "-n", "12", "--stats", "--device", device]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        (ran.out, ran.err)
+    };
+    let (cpu, ane) = (text("cpu"), text("ane"));
+    assert_eq!(cpu.0, ane.0);
+    assert!(ane.1.contains(", on virtual ANE (M4 Max), "), "{}", ane.1);
+}
+
+#[test]
 fn given_text_is_measured_whole() {
     let lab = Lab::new();
     lab.trained("run", &["--steps", "20"]);

@@ -8,7 +8,7 @@ use crate::lab::Lab;
 use crate::support::rustane;
 
 /// Every command that answers `--help`.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 28] = [
     "",
     "train",
     "generate",
@@ -30,6 +30,11 @@ const COMMANDS: [&str; 23] = [
     "runs",
     "bench",
     "bench step",
+    "mil",
+    "mil dump",
+    "mil check",
+    "mil run",
+    "mil cost",
     "doctor",
     "completions",
 ];

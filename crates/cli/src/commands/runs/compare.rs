@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use engine::RunConfig;
 
 use super::run::{Run, Step};
-use super::table::Table;
 use super::{count, number};
+use crate::table::Table;
 
 /// Prints the settings that differ, and results at the end and at equal steps and tokens.
 pub fn compare(runs: &[Run]) -> anyhow::Result<()> {

@@ -6,10 +6,10 @@ use engine::RunConfig;
 use serde_json::{Value, json};
 
 use super::run::{Run, Step};
-use super::table::Table;
 use super::{ago, count, number};
 use crate::device::bytes;
 use crate::progress::duration;
+use crate::table::Table;
 
 /// Rows of the curve that are printed.
 const ROWS: usize = 8;
