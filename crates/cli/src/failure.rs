@@ -12,6 +12,7 @@
 //! | 129, 130, 143 | stopped by a signal; the same command continues |
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use engine::data::DataError;
@@ -48,6 +49,15 @@ impl std::fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// The file that a flag names must not be there yet: nothing of the user's is written over.
+pub fn absent(flag: &str, file: &Path) -> Result<(), Failure> {
+    if file.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let text = format!("--{flag} {} is there already; remove it or give another name", file.display());
+    Err(Failure::Usage(text))
+}
 
 /// Prints the error with its causes and returns its exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {

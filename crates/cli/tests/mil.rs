@@ -88,6 +88,7 @@ impl Folder {
             let (_, _, shape, value) = tensors[i];
             Ok(Cow::Owned(vec![value; shape.iter().product()]))
         });
+        let _ = fs::remove_file(self.path(file));
         safetensors::write(&self.path(file), &BTreeMap::new(), &entries, &mut source).unwrap();
     }
 }
@@ -207,7 +208,9 @@ fn given_tensors_go_in_and_results_come_out() {
             "--out",
             "out.safetensors",
         ]);
-        (out, values(&folder.path("out.safetensors"), "y"))
+        let y = values(&folder.path("out.safetensors"), "y");
+        fs::remove_file(folder.path("out.safetensors")).unwrap();
+        (out, y)
     };
     let (out, fast) = run("fast", "in.safetensors");
     assert_eq!(fast, (vec![1, 1, 2, 32], vec![2f32.powi(-13); 64]));
@@ -224,6 +227,14 @@ fn given_tensors_go_in_and_results_come_out() {
     let (out, other) = run("exact", "only.safetensors");
     assert_eq!(other.1, vec![0.125; 64]);
     assert!(out.contains(" 0.125000"), "{out}");
+    // What is there already stays.
+    folder.put("out.safetensors", "mine");
+    let ran = folder.mil(&["run", "product.mil", "--out", "out.safetensors"]);
+    assert_eq!(
+        (ran.code, ran.err.as_str()),
+        (2, "error: --out out.safetensors is there already; remove it or give another name\n")
+    );
+    fs::remove_file(folder.path("out.safetensors")).unwrap();
     // From 32768 on there is no number.
     folder.tensors("in.safetensors", &[("a", Float::F16, &[1, 1, 2, 32], 512.0)]);
     let (out, overflown) = run("exact", "only.safetensors");
@@ -278,7 +289,7 @@ fn constants_are_read_beside_the_text() {
 #[test]
 fn work_is_counted_and_time_predicted() {
     let folder = Folder::new();
-    folder.put("product.mil", PRODUCT.replace("2, 32", "256, 512").replace("32, 32", "512, 512"));
+    folder.put("product.mil", PRODUCT.replace("1, 2, 32", "1, 256, 512").replace("32, 32", "512, 512"));
     let out = folder.says(&["cost", "product.mil"]);
     // 2 · 256 · 512 · 512 operations; (256 + 512) · 512 fp16 go in.
     let row = out.lines().nth(1).unwrap();

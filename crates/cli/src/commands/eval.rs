@@ -16,7 +16,7 @@ use serde_json::json;
 use super::generate::{load, resolve};
 use super::train::{CONFIG, prepare};
 use crate::device::DeviceArgs;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::progress::Progress;
 
 /// Flags of `rustane eval`.
@@ -45,6 +45,9 @@ pub struct Args {
 
 /// Measures.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &args.logits {
+        failure::absent("logits", file)?;
+    }
     let dir = resolve(args.model.as_deref())?;
     let (loaded, tokenizer) = load(&dir)?;
     let mut config = settings(&dir, &args)?;

@@ -143,11 +143,11 @@ fn blobs(program: &Program) -> BTreeSet<&str> {
         });
         op.attrs.iter().map(|(_, literal)| literal).chain(written)
     });
-    let path = |data| match data {
-        &Data::Blob { ref path, .. } => Some(path.as_str()),
+    let paths = literals.filter_map(|literal| match &literal.data {
+        Data::Blob { path, .. } => Some(path.as_str()),
         _ => None,
-    };
-    literals.filter_map(|literal| path(&literal.data)).collect()
+    });
+    paths.collect()
 }
 
 /// There is neither a kernel nor a file of that name.

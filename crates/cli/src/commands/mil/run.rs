@@ -12,7 +12,7 @@ use super::plan::demand;
 use super::program::{ProgramArgs, plural};
 use super::tensors::{Given, Output, Summary, given, random, region, save};
 use crate::device::chip;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::settings;
 use crate::table::Table;
 
@@ -56,6 +56,9 @@ fn size(text: &str) -> Result<f32, String> {
 
 /// Runs once.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(out) = &args.out {
+        failure::absent("out", out)?;
+    }
     let loaded = args.program.load(args.chip)?;
     let verified = loaded.verified(args.chip)?;
     let what = format!("the tensors of {}", loaded.name);
