@@ -5,10 +5,11 @@
 //! ```
 //!
 //! A transposed operand is a [`Mat`] with its strides exchanged. With AVX-512 our own kernel runs on
-//! packed operands; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
+//! packed operands, on macOS Accelerate; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
 //! transposed matrix are dot products. Which of them runs, and where it cuts, depends on the
 //! shapes and the [`Isa`] alone, so the bits do not depend on the number of threads.
 
+mod accelerate;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dots;
@@ -200,6 +201,10 @@ impl Gemm {
         if m <= FEW_ROWS && a.col_stride == 1 && b.row_stride == 1 {
             return dots::matmul(self.isa, run, alpha, a, b, into, c);
         }
+        // SAFETY: `c` is the whole of a mutable matrix of this shape.
+        if unsafe { accelerate::matmul(alpha, a, b, into, c) } {
+            return;
+        }
         match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => self.packs.matmul(run, alpha, a, b, into, c),
@@ -230,6 +235,10 @@ pub(crate) fn small(
         return;
     }
     let c = c.target();
+    // SAFETY: `c` is the whole of a mutable matrix of this shape.
+    if unsafe { accelerate::matmul(alpha, a, b, into, c) } {
+        return;
+    }
     match isa.level() {
         // SAFETY: `c` is the whole of a mutable matrix of this shape.
         #[cfg(target_arch = "x86_64")]
