@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FEATURES = rustane/failpoints
 
-.PHONY: help build test lint interop bench-step train clean
+.PHONY: help build test lint macos interop bench-step train clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ test: ## every test: Rust, and the comparison with transformers where Python pac
 lint: ## format and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --features $(FEATURES) -- -D warnings
+
+macos: ## clippy and a linked executable for macOS, on Debian
+	tests/macos/check
 
 interop: ## only the comparison with transformers
 	tests/interop/run

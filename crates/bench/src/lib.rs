@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod power;
 mod step;
 
+pub use power::{Meter, Power, PowerError};
 pub use step::{PhaseTime, StepReport, StepSettings, step};

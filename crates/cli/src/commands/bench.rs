@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bench::StepSettings;
+use bench::{Meter, Power, PowerError, StepSettings};
 use clap::Subcommand;
 use engine::RunConfig;
 use serde_json::json;
@@ -44,6 +44,9 @@ struct StepArgs {
     /// Recompute activations in the backward pass
     #[arg(long)]
     recompute: bool,
+    /// Measure power too, where this system lets us read it
+    #[arg(long)]
+    power: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -72,7 +75,10 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     let trainer = args.device.trainer(&config)?;
     let memory = trainer.memory;
     let settings = StepSettings { seq: args.seq, batch: args.batch, warmup: args.warmup, steps: args.steps };
+    let meter = args.power.then(Meter::start);
     let report = bench::step(trainer.backend, &settings)?;
+    // Over the steps before the measured ones too: they do the same work.
+    let power = meter.map(|meter| meter.and_then(Meter::stop));
     let share = report.gflop_per_s / peak;
     if args.json {
         let mut object = serde_json::to_value(&report)?;
@@ -82,6 +88,13 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
         });
         if let (Some(object), serde_json::Value::Object(extra)) = (object.as_object_mut(), extra) {
             object.extend(extra);
+            if let Some(power) = &power {
+                object.insert("power".into(), json!(power.as_ref().ok()));
+                object.insert(
+                    "power_not_measured".into(),
+                    json!(power.as_ref().err().map(ToString::to_string)),
+                );
+            }
         }
         println!("{object}");
         return Ok(ExitCode::SUCCESS);
@@ -116,7 +129,23 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
         report.gflop_per_s,
         100.0 * share
     );
+    if let Some(power) = &power {
+        println!("power {}", told(power, report.tok_per_s));
+    }
     let memory = memory.map_or(String::new(), |n| format!("memory {}, ", bytes(n)));
     println!("{memory}loss {:.4} → {:.4}", report.loss_first, report.loss_last);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Power as a line, with the energy of a token over all parts.
+fn told(power: &Result<Power, PowerError>, tok_per_s: f64) -> String {
+    match power {
+        Ok(power) => {
+            let parts: Vec<_> =
+                power.watts.iter().map(|(part, watts)| format!("{part} {watts:.1} W")).collect();
+            let total: f64 = power.watts.iter().map(|(_, watts)| watts).sum();
+            format!("{} = {:.3} J per token ({})", parts.join(" + "), total / tok_per_s, power.source)
+        }
+        Err(error) => format!("not measured: {error}"),
+    }
 }
