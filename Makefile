@@ -2,11 +2,16 @@
 
 CARGO ?= cargo
 FEATURES = rustane/failpoints
+RUSTANE = $(CARGO) run --release --locked --quiet --
+# For the sweeps: more flags, such as ARGS="--device ane" or ARGS="--layers 2".
+ARGS ?=
 
-.PHONY: help build test lint macos interop bench-step train clean
+.PHONY: help build test lint macos interop bench-step train clean \
+	sweep-600m sweep-1b sweep-3b sweep-5b sweep-full \
+	forward-7b forward-10b forward-ladder forward-ceiling train-600m
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 build: ## the release binary, target/release/rustane
 	$(CARGO) build --release --locked
@@ -30,6 +35,38 @@ train: ## the tiny preset on the built-in stories
 
 bench-step: ## one training step of the 110m preset, with phases
 	$(CARGO) run --release --locked -- bench step --preset 110m --seq 256 --batch 4
+
+sweep-600m: ## published sweep, 579M parameters: loss before and after ten steps (10 GB)
+	$(RUSTANE) bench sweep --config 600m-A $(ARGS)
+
+sweep-1b: ## the same, 1.5B (24 GB, or as many layers as fit)
+	$(RUSTANE) bench sweep --config 1b-A --layers fit $(ARGS)
+
+sweep-3b: ## the same, 3.2B (53 GB, or as many layers as fit)
+	$(RUSTANE) bench sweep --config 3b-A --layers fit $(ARGS)
+
+sweep-5b: ## the same, 5.0B (83 GB, or as many layers as fit)
+	$(RUSTANE) bench sweep --config 5b-A --layers fit $(ARGS)
+
+sweep-full: ## all 25 configurations, slices of those that do not fit
+	$(RUSTANE) bench sweep --all --layers fit $(ARGS)
+
+forward-7b: ## published forward pass, 6.5B parameters, one layer in memory at a time
+	$(RUSTANE) bench forward --config 7b $(ARGS)
+
+forward-10b: ## the same, 9.7B
+	$(RUSTANE) bench forward --config 10b $(ARGS)
+
+forward-ladder: ## the same, 5B to 20B
+	$(RUSTANE) bench forward --ladder $(ARGS)
+
+forward-ceiling: ## the same, 25B and 30B
+	$(RUSTANE) bench forward --ceiling $(ARGS)
+
+# The flags of the original's target; its rate for the embedding is that of everything else here.
+train-600m: ## train the 600M shape on DATA=file (text, jsonl, parquet, tokens; without it, the built-in stories)
+	$(RUSTANE) train --preset 600m-a $(if $(DATA),--data $(DATA)) --optimizer adamw --lr 3e-4 --warmup 100 --clip 1 \
+		--set optimizer.beta2=0.99 --set model.residual_scale=0.15811388 --accum 1 --steps 72000 $(ARGS)
 
 clean: ## remove what was built
 	$(CARGO) clean

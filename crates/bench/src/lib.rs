@@ -2,8 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+mod forward;
 mod power;
+pub mod protocol;
 mod step;
+mod sweep;
 
+pub use forward::{ForwardProgress, ForwardReport, ForwardSettings, forward};
 pub use power::{Meter, Power, PowerError};
 pub use step::{PhaseTime, StepReport, StepSettings, step};
+pub use sweep::{SweepProgress, SweepReport, SweepSettings, sweep};

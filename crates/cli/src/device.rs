@@ -65,21 +65,13 @@ pub struct Trainer {
 impl Trainer {
     /// What the device did, as a line; nothing for the CPU.
     pub fn ledger(&self) -> Option<String> {
-        let (device, monitor) = self.ane.as_ref()?;
-        let (total, health) = (device.ledger().total(), monitor.health());
-        let count = |n: u64, what: &str| if n == 0 { String::new() } else { format!(", {n} {what}") };
-        Some(format!(
-            "{}: {} dispatches of {} compiles in {:.1} s; a {} would take about {:.1} s for them{}{}{}",
-            device.label(),
-            total.dispatches,
-            total.compiles,
-            total.real.as_secs_f64(),
-            device.chip().name,
-            total.predicted_s,
-            count(health.retried, "run again after an overflow"),
-            count(total.failures, "failed"),
-            count(health.recreated, "programs compiled anew")
-        ))
+        self.later_ledger()()
+    }
+
+    /// [`Trainer::ledger`] for when the backend has gone elsewhere.
+    pub fn later_ledger(&self) -> impl Fn() -> Option<String> + use<> {
+        let ane = self.ane.clone();
+        move || ane.as_ref().map(|(device, monitor)| ledger_line(device, monitor))
     }
 
     /// Says whether the device wants a fresh process, while the backend is at work.
@@ -87,6 +79,23 @@ impl Trainer {
         let monitor = self.ane.as_ref().map(|(_, monitor)| monitor.clone());
         move || monitor.as_ref().is_some_and(|monitor| monitor.health().restart)
     }
+}
+
+fn ledger_line(device: &VirtualAne, monitor: &Monitor) -> String {
+    let (total, health) = (device.ledger().total(), monitor.health());
+    let count = |n: u64, what: &str| if n == 0 { String::new() } else { format!(", {n} {what}") };
+    format!(
+        "{}: {} dispatches of {} compiles in {:.1} s; a {} would take about {:.1} s for them{}{}{}",
+        device.label(),
+        total.dispatches,
+        total.compiles,
+        total.real.as_secs_f64(),
+        device.chip().name,
+        total.predicted_s,
+        count(health.retried, "run again after an overflow"),
+        count(total.failures, "failed"),
+        count(health.recreated, "programs compiled anew")
+    )
 }
 
 impl DeviceArgs {

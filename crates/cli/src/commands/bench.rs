@@ -1,5 +1,11 @@
 //! `rustane bench`: how fast this machine is.
 
+mod forward;
+mod peak_memory;
+mod published;
+mod shapes;
+mod sweep;
+
 use std::process::ExitCode;
 
 use bench::{Meter, Power, PowerError, StepSettings};
@@ -22,6 +28,10 @@ pub struct Args {
 enum What {
     /// Whole training steps with AdamW on random tokens
     Step(StepArgs),
+    /// The published training sweep: loss before and after ten steps, time of a step
+    Sweep(sweep::Args),
+    /// The published forward passes, 5B to 30B parameters, one block in memory at a time
+    Forward(forward::Args),
 }
 
 #[derive(clap::Args)]
@@ -58,6 +68,8 @@ struct StepArgs {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Step(args) => step(&args),
+        What::Sweep(args) => sweep::run(&args),
+        What::Forward(args) => forward::run(&args),
     }
 }
 

@@ -8,6 +8,7 @@ mod generate;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod lab;
+mod published;
 mod resume;
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,7 +8,7 @@ use crate::lab::Lab;
 use crate::support::rustane;
 
 /// Every command that answers `--help`.
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 30] = [
     "",
     "train",
     "generate",
@@ -30,6 +30,8 @@ const COMMANDS: [&str; 28] = [
     "runs",
     "bench",
     "bench step",
+    "bench sweep",
+    "bench forward",
     "mil",
     "mil dump",
     "mil check",

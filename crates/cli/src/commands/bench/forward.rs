@@ -1,0 +1,181 @@
+//! `rustane bench forward`: the published forward passes.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use bench::{ForwardProgress, ForwardReport, ForwardSettings};
+use model::ModelConfig;
+use serde_json::{Value, json};
+
+use super::shapes::{Extents, Shape, memory_line, rule};
+use super::sweep::largest;
+use super::{peak_memory, published};
+use crate::device::{DeviceArgs, bytes};
+use crate::failure::Failure;
+
+/// Flags of `rustane bench forward`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Models: 5b, 7b, 10b, 13b, 15b, 20b, 25b, 30b, or any preset [default: 7b]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    config: Vec<String>,
+    /// 5b to 20b
+    #[arg(long)]
+    ladder: bool,
+    /// 25b and 30b
+    #[arg(long)]
+    ceiling: bool,
+    /// A shape of your own: DIM,HIDDEN,LAYERS,SEQ
+    #[arg(long, value_name = "SHAPE")]
+    shape: Option<Extents>,
+    /// Layers that run, instead of all
+    #[arg(long, value_name = "N")]
+    layers: Option<std::num::NonZeroUsize>,
+    /// Passes before the timed ones
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    warmup: usize,
+    /// Timed passes
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    timed: usize,
+    /// One JSON object per model
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Runs every model asked for, one after the other.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.timed == 0 {
+        return Err(Failure::Usage("--timed is 0, wanted at least 1".into()).into());
+    }
+    let mut names: Vec<&str> = args.config.iter().map(String::as_str).collect();
+    if args.ladder {
+        names.extend(["5b", "7b", "10b", "13b", "15b", "20b"]);
+    }
+    if args.ceiling {
+        names.extend(["25b", "30b"]);
+    }
+    if names.is_empty() && args.shape.is_none() {
+        names.push("7b");
+    }
+    let preset = |name: &&str| -> anyhow::Result<Shape> {
+        let name = name.to_lowercase();
+        // The ladder's 5B is the sweep's baseline of that size.
+        let shape = Shape::preset(if name == "5b" { "5b-a" } else { &name })?;
+        Ok(Shape { name, ..shape })
+    };
+    let shapes: Vec<Shape> =
+        names.iter().map(preset).chain(args.shape.map(Shape::custom)).collect::<Result<_, _>>()?;
+    args.device.check()?;
+    let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
+    shapes.iter().try_for_each(|shape| one(args, shape, peak))?;
+    if !args.json && shapes.iter().any(|shape| published::forward(&shape.name).is_some()) {
+        println!("Published figures: {}; its memory is an estimate.", published::SOURCE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<()> {
+    let all = shape.config.model.layers;
+    let layers = args.layers.map_or(all, |n| n.get().min(all));
+    let whole = shape.slice(layers).model;
+    let config = shape.slice(1);
+    let theirs = if layers == all { published::forward(&shape.name) } else { None };
+    peak_memory::reset();
+    let begin = Instant::now();
+    let trainer = args.device.trainer(&config)?;
+    let predicted = trainer.memory.map(|reserved| foreseen(&config.model, reserved));
+    let ledger = trainer.later_ledger();
+    let settings = ForwardSettings {
+        seq: config.train.seq,
+        warmup: args.warmup,
+        timed: args.timed,
+        threads: args.device.threads(),
+    };
+    if !args.json {
+        let gb = theirs.map_or(String::new(), |(gb, _)| format!(" — published estimate {gb} GB"));
+        println!(
+            "{0}\n{1}{gb}\n{2}, one layer in memory at a time\n{0}",
+            rule(),
+            shape.headline(layers),
+            args.device.label()
+        );
+        print!(
+            "[1/3] Reserving memory for one layer... {:.1}s\n[2/3] Drawing the embedding... ",
+            begin.elapsed().as_secs_f64()
+        );
+        let _ = std::io::stdout().flush();
+    }
+    let report = bench::forward(trainer.backend, &whole, &settings, &mut |progress| {
+        if args.json || progress != ForwardProgress::Ready {
+            return;
+        }
+        let (seconds, warmup, timed) = (begin.elapsed().as_secs_f64(), args.warmup, args.timed);
+        print!("{seconds:.1}s\n[3/3] Forward pass ({warmup} warmup + {timed} timed)... ");
+        let _ = std::io::stdout().flush();
+    })?;
+    let measured = peak_memory::read();
+    if !report.loss.is_finite() {
+        anyhow::bail!("{}: the loss is {}", shape.name, report.loss);
+    }
+    if args.json {
+        println!("{}", json_line(args, shape, &report, predicted, measured, peak)?);
+        return Ok(());
+    }
+    print!("{:.0}ms (loss={:.4})", report.ms_forward, report.loss);
+    let ms = published::times(&format!("fwd-{}", shape.name))
+        .filter(|_| theirs.is_some())
+        .map(|row| row.forward_ms);
+    let loss = theirs.and_then(|(_, loss)| loss).map_or(String::new(), |loss| format!(", loss={loss}"));
+    match ms {
+        Some(ms) => println!(" (published, M4 Max: {ms:.0}ms{loss})"),
+        None => println!(),
+    }
+    println!("      and {:.0}ms in which the weights of each layer were drawn", report.ms_weights);
+    let whole_bytes = bytes(4 * report.params);
+    println!("      {}; the weights alone are {whole_bytes} in f32", memory_line(measured, predicted));
+    println!(
+        "      {:.1} tok/s, {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak of f32 measured now",
+        report.tok_per_s,
+        report.gflop_per_s,
+        100.0 * report.gflop_per_s / peak
+    );
+    if let Some(line) = ledger() {
+        println!("      {line}");
+    }
+    Ok(())
+}
+
+/// Bytes that a forward pass touches of those that a trainer of one layer reserves: neither gradients nor
+/// moments, and the numbers drawn last beside them.
+fn foreseen(model: &ModelConfig, reserved: u64) -> u64 {
+    reserved.saturating_sub(12 * model.param_count()) + largest(model)
+}
+
+fn json_line(
+    args: &Args,
+    shape: &Shape,
+    report: &ForwardReport,
+    predicted: Option<u64>,
+    measured: Option<u64>,
+    peak: f64,
+) -> anyhow::Result<Value> {
+    let mut object = serde_json::to_value(report)?;
+    let all = shape.config.model.layers;
+    let published = published::forward(&shape.name).filter(|_| report.layers == all).map(|(gb, loss)| {
+        let ms = published::times(&format!("fwd-{}", shape.name)).map(|row| row.forward_ms);
+        json!({ "source": published::SOURCE, "estimated_gb": gb, "loss": loss, "ms_forward": ms })
+    });
+    let extra = json!({
+        "protocol": "published", "config": shape.name, "model": shape.config.model, "layers_of_model": all,
+        "warmup": args.warmup, "device": args.device.label(), "precision": "f32",
+        "memory_predicted_bytes": predicted, "memory_peak_bytes": measured, "peak_gflop_per_s": peak,
+        "peak_share": report.gflop_per_s / peak, "published": published, "rustane": env!("CARGO_PKG_VERSION"),
+    });
+    if let (Some(object), Value::Object(extra)) = (object.as_object_mut(), extra) {
+        object.extend(extra);
+    }
+    Ok(object)
+}

@@ -1,0 +1,264 @@
+//! `rustane bench sweep`: the published training sweep.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use bench::{SweepProgress, SweepReport, SweepSettings};
+use model::{ModelConfig, Params};
+use serde_json::{Value, json};
+
+use super::shapes::{Extents, Layers, Shape, memory_line, rule};
+use super::{peak_memory, published};
+use crate::device::DeviceArgs;
+use crate::failure::Failure;
+
+/// Flags of `rustane bench sweep`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Rules of the run: weights, tokens, optimizer
+    #[arg(long, value_enum, default_value_t = Protocol::Published)]
+    protocol: Protocol,
+    /// Configurations such as 600m-A; any preset [default: 600m-a]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    config: Vec<String>,
+    /// All five variants of a scale
+    #[arg(long, value_enum, value_name = "SCALE", value_delimiter = ',')]
+    scale: Vec<Scale>,
+    /// All 25 configurations
+    #[arg(long)]
+    all: bool,
+    /// A shape of your own: DIM,HIDDEN,LAYERS,SEQ
+    #[arg(long, value_name = "SHAPE")]
+    shape: Option<Extents>,
+    /// Layers that run, of a model that does not fit: a number, or `fit` for as many as memory takes
+    #[arg(long, value_name = "N")]
+    layers: Option<Layers>,
+    /// Updates between the two losses
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    steps: usize,
+    /// Steps after them that are timed; with 0, the updates are
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    timed: usize,
+    /// Recompute activations in the backward pass
+    #[arg(long)]
+    recompute: bool,
+    /// One JSON object per configuration
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Protocol {
+    /// That of ncdrone/rustane, from its generator of weights to its learning rates
+    Published,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Scale {
+    #[value(name = "600m")]
+    M600,
+    #[value(name = "1b")]
+    B1,
+    #[value(name = "1.5b")]
+    B15,
+    #[value(name = "3b")]
+    B3,
+    #[value(name = "5b")]
+    B5,
+}
+
+impl Scale {
+    const ALL: [Self; 5] = [Self::M600, Self::B1, Self::B15, Self::B3, Self::B5];
+
+    fn names(self) -> impl Iterator<Item = String> {
+        let scale = match self {
+            Self::M600 => "600m",
+            Self::B1 => "1b",
+            Self::B15 => "1.5b",
+            Self::B3 => "3b",
+            Self::B5 => "5b",
+        };
+        ["a", "b", "c", "d", "e"].into_iter().map(move |variant| format!("{scale}-{variant}"))
+    }
+}
+
+/// Runs every configuration asked for, one after the other.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Protocol::Published = args.protocol;
+    if args.steps + args.timed == 0 {
+        return Err(
+            Failure::Usage("--steps and --timed are both 0, wanted at least 1 of either".into()).into()
+        );
+    }
+    let shapes = shapes(args)?;
+    args.device.check()?;
+    let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
+    let (mut ran, mut compared) = (0, false);
+    for shape in &shapes {
+        match one(args, shape, peak) {
+            Ok(beside_published) => (ran, compared) = (ran + 1, compared || beside_published),
+            // One of several that does not fit leaves the others to run.
+            Err(error) if shapes.len() > 1 && error.downcast_ref::<Failure>().is_some_and(does_not_fit) => {
+                eprintln!("{}: {error}; --layers fit runs a slice of it", shape.name);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if compared && !args.json {
+        println!("{}\nPublished figures: {}.", published::WHY, published::SOURCE);
+    }
+    if ran < shapes.len() {
+        eprintln!("{ran} of {} configurations ran, the others do not fit into memory", shapes.len());
+    }
+    Ok(if ran == 0 { ExitCode::from(4) } else { ExitCode::SUCCESS })
+}
+
+fn does_not_fit(failure: &Failure) -> bool {
+    matches!(failure, Failure::DoesNotFit(_))
+}
+
+fn shapes(args: &Args) -> anyhow::Result<Vec<Shape>> {
+    let mut names = args.config.clone();
+    let scales = if args.all { &Scale::ALL[..] } else { &args.scale };
+    names.extend(scales.iter().flat_map(|scale| scale.names()));
+    if names.is_empty() && args.shape.is_none() {
+        names.push("600m-a".into());
+    }
+    let custom = args.shape.map(Shape::custom);
+    names.iter().map(|name| Shape::preset(name)).chain(custom).collect()
+}
+
+/// Runs one configuration; whether there were published losses beside its own.
+fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<bool> {
+    let whole = shape.config.model.layers;
+    let layers = match args.layers {
+        None => whole,
+        Some(Layers::Count(n)) => n.min(whole),
+        Some(Layers::Fit) => shape.fit(&args.device)?,
+    };
+    let mut config = shape.slice(layers);
+    config.train.recompute = args.recompute;
+    let beside = if layers == whole && args.steps == 10 { published::losses(&shape.name) } else { None };
+    let times = if layers == whole { published::times(&shape.name) } else { None };
+    peak_memory::reset();
+    let begin = Instant::now();
+    let trainer = args.device.trainer(&config)?;
+    let (ledger, predicted) = (trainer.later_ledger(), trainer.memory.map(|n| n + largest(&config.model)));
+    let settings = SweepSettings {
+        seq: config.train.seq,
+        steps: args.steps,
+        timed: args.timed,
+        threads: args.device.threads(),
+    };
+    if !args.json {
+        println!(
+            "{0}\n{1}\n{2}, published protocol\n{0}",
+            rule(),
+            shape.headline(layers),
+            args.device.label()
+        );
+        print!("[1/4] Drawing weights... ");
+        let _ = std::io::stdout().flush();
+    }
+    let mut before = 0.0;
+    let report = bench::sweep(trainer.backend, &settings, &mut |progress| {
+        if args.json {
+            return;
+        }
+        match progress {
+            SweepProgress::Ready => {
+                print!("{:.1}s\n[2/4] Forward pass... ", begin.elapsed().as_secs_f64());
+            }
+            SweepProgress::Before(loss) => {
+                before = loss;
+                let theirs = beside.map_or(String::new(), |(loss, _)| format!(" (published: {loss})"));
+                print!("loss={loss:.4}{theirs}\n[3/4] Training {} steps... ", args.steps);
+            }
+            SweepProgress::Step(_) => {}
+            SweepProgress::After(loss) => {
+                let theirs = beside.map_or(String::new(), |(before, after)| {
+                    format!(" (published: {before} → {after}, delta={:+.4})", after - before)
+                });
+                print!(
+                    "{before:.4} → {loss:.4} (delta={:+.4}){theirs}\n[4/4] Timing {} steps... ",
+                    loss - before,
+                    args.timed
+                );
+            }
+        }
+        let _ = std::io::stdout().flush();
+    })?;
+    let measured = peak_memory::read();
+    if !(report.loss_before.is_finite() && report.loss_after.is_finite()) {
+        anyhow::bail!("{}: the loss is {} after {}", shape.name, report.loss_after, report.loss_before);
+    }
+    if args.json {
+        println!("{}", json_line(args, shape, layers, &report, predicted, measured, peak)?);
+    } else {
+        print!(
+            "{:.0}ms/step (fwd={:.0} head={:.0} bwd={:.0} upd={:.0}) = {:.1} tok/s",
+            report.ms_per_step,
+            report.ms_forward,
+            report.ms_head,
+            report.ms_backward,
+            report.ms_update,
+            report.tok_per_s
+        );
+        match times.and_then(|row| row.step) {
+            Some([.., step]) => {
+                println!(" (published, M4 Max: {step:.0}ms, {:.0} tok/s)", report.seq as f64 / step * 1e3)
+            }
+            None => println!(),
+        }
+        let gb = published::training_gb(&shape.name).filter(|_| layers == whole);
+        let gb = gb.map_or(String::new(), |gb| format!(" (published estimate: {gb:.0} GB)"));
+        println!("      {}{gb}", memory_line(measured, predicted));
+        println!(
+            "      {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak of f32 measured now",
+            report.gflop_per_s,
+            100.0 * report.gflop_per_s / peak
+        );
+        if let Some(line) = ledger() {
+            println!("      {line}");
+        }
+    }
+    Ok(beside.is_some())
+}
+
+/// Bytes of the largest tensor, which is drawn beside the backend.
+pub fn largest(model: &ModelConfig) -> u64 {
+    Params::new(model).iter().map(|p| 4 * p.len() as u64).max().unwrap_or(0)
+}
+
+fn json_line(
+    args: &Args,
+    shape: &Shape,
+    layers: usize,
+    report: &SweepReport,
+    predicted: Option<u64>,
+    measured: Option<u64>,
+    peak: f64,
+) -> anyhow::Result<Value> {
+    let mut object = serde_json::to_value(report)?;
+    let whole = shape.config.model.layers;
+    let published = published::losses(&shape.name).filter(|_| layers == whole).map(|(before, after)| {
+        let ms = published::times(&shape.name).and_then(|row| row.step).map(|[.., step]| step);
+        json!({
+            "source": published::SOURCE, "loss_before": before, "loss_after_10": after, "ms_per_step": ms,
+            "estimated_gb": published::training_gb(&shape.name), "difference": published::WHY,
+        })
+    });
+    let extra = json!({
+        "protocol": "published", "config": shape.name, "model": shape.config.model, "layers": layers,
+        "layers_of_model": whole, "steps": args.steps, "device": args.device.label(), "precision": "f32",
+        "memory_predicted_bytes": predicted, "memory_peak_bytes": measured, "peak_gflop_per_s": peak,
+        "peak_share": report.gflop_per_s / peak, "published": published, "rustane": env!("CARGO_PKG_VERSION"),
+    });
+    if let (Some(object), Value::Object(extra)) = (object.as_object_mut(), extra) {
+        object.extend(extra);
+    }
+    Ok(object)
+}

@@ -1,0 +1,94 @@
+//! The published protocol, through the binary.
+
+use serde_json::Value;
+
+use crate::lab::Lab;
+
+/// Losses before each of ten steps and after the last, and gradient norms, as PyTorch has them in fp32:
+/// `tests/interop/torch_published.py --dim 128 --hidden 256 --layers 2 --seq 64`.
+const PYTORCH: [f64; 11] = [
+    9.012517, 9.010823, 9.007426, 9.002312, 8.995460, 8.986839, 8.976412, 8.964129, 8.949933, 8.933754,
+    8.915504,
+];
+const NORMS: [f64; 10] = [1.8633, 1.8716, 1.8899, 1.9215, 1.9713, 2.0463, 2.1548, 2.3065, 2.5116, 2.7801];
+
+fn report(lab: &Lab, args: &[&str]) -> Value {
+    let ran = lab.run(&[&["bench"], args, &["--json"]].concat());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
+    serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.out))
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number")).collect()
+}
+
+#[test]
+fn ten_steps_are_those_of_pytorch_on_both_devices() {
+    let lab = Lab::new();
+    for (device, loss, norm) in [("cpu", 2e-5, 2e-4), ("ane", 2e-4, 2e-3)] {
+        let args = ["sweep", "--shape", "128,256,2,64", "--timed", "0", "--device", device];
+        let report = report(&lab, &args);
+        let mut losses = numbers(&report["losses"]);
+        losses.push(report["loss_after"].as_f64().unwrap());
+        for (got, wanted) in losses.iter().zip(PYTORCH) {
+            assert!((got - wanted).abs() <= loss, "{device}: {losses:?}");
+        }
+        let norms = numbers(&report["gradient_norms"]);
+        for (got, wanted) in norms.iter().zip(NORMS) {
+            assert!((got / wanted - 1.0).abs() <= norm, "{device}: {norms:?}");
+        }
+        assert_eq!((losses.len(), norms.len()), (11, 10));
+        assert!(report["device"].as_str().unwrap().starts_with(if device == "ane" {
+            "virtual ANE"
+        } else {
+            "cpu"
+        }));
+    }
+}
+
+#[test]
+fn the_first_loss_is_the_published_one() {
+    let lab = Lab::new();
+    // Fresh blocks add nothing, so one of the twenty layers tells the loss of all.
+    let report =
+        report(&lab, &["forward", "--config", "600m-A", "--layers", "1", "--warmup", "0", "--timed", "1"]);
+    assert_eq!(format!("{:.4}", report["loss"].as_f64().unwrap()), "9.0108");
+    assert_eq!((&report["layers"], &report["layers_of_model"]), (&1.into(), &20.into()));
+    assert!(report["published"].is_null(), "a slice stands beside the published whole: {report}");
+}
+
+#[test]
+fn the_printed_blocks_say_what_ran() {
+    let lab = Lab::new();
+    let args = ["bench", "sweep", "--config", "tiny", "--layers", "2", "--steps", "2", "--timed", "1"];
+    let ran = lab.run(&args);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    for part in
+        ["tiny — 192d/512h/2 of 6 layers/seq256", "[1/4]", "[2/4] Forward pass... loss=7.6", "[3/4]", "[4/4]"]
+    {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+    assert!(!ran.out.contains("published:"), "nothing was published of it: {}", ran.out);
+    let ran = lab.run(&["bench", "forward", "--config", "tiny", "--timed", "1"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    for part in ["6L/seq256", "one layer in memory at a time", "[1/3]", "[2/3]", "[3/3]", "GFLOP/s peak"] {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+}
+
+#[test]
+fn what_cannot_run_is_refused() {
+    let lab = Lab::new();
+    for (args, wanted) in [
+        (&["sweep", "--config", "600m-Z"][..], "there is no preset `600m-z`; did you mean `600m-"),
+        (&["sweep", "--shape", "100,200,3,64"], "DIM a multiple of 128"),
+        (&["sweep", "--config", "tiny", "--layers", "0"], "wanted a number above 0, or `fit`"),
+        (&["sweep", "--config", "tiny", "--steps", "0", "--timed", "0"], "wanted at least 1 of either"),
+        (&["sweep", "--config", "tiny", "--layers", "fit", "--device", "ane"], "give a number of layers"),
+        (&["forward", "--config", "tiny", "--timed", "0"], "--timed is 0, wanted at least 1"),
+        (&["sweep", "--config", "tiny", "--device", "metal"], "Metal is not in this build"),
+    ] {
+        let ran = lab.run(&[&["bench"], args].concat());
+        assert!(ran.code != 0 && ran.err.contains(wanted), "{args:?}: {} {}", ran.code, ran.err);
+    }
+}
