@@ -23,4 +23,4 @@ pub use device::{Device, Executable, Port, Request};
 pub use error::{BindError, CompileError, RunError, Status};
 pub use ledger::{Entry, Ledger};
 pub use surface::{Access, Element, Layout, Memory, ReadGuard, Region, Surface, SurfaceError, WriteGuard};
-pub use virtual_ane::{FastGemm, Faults, Settings, SlowDown, VirtualAne, VirtualExecutable, VirtualRequest};
+pub use virtual_ane::{Faults, Settings, SlowDown, Threads, VirtualAne, VirtualExecutable, VirtualRequest};

@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod forward;
+mod mil_kernels;
 mod power;
 pub mod protocol;
 mod step;
 mod sweep;
 
 pub use forward::{ForwardProgress, ForwardReport, ForwardSettings, forward};
+pub use mil_kernels::{KernelTime, KernelsError, KernelsReport, mil_kernels};
 pub use power::{Meter, Power, PowerError};
 pub use step::{PhaseTime, StepReport, StepSettings, step};
 pub use sweep::{SweepProgress, SweepReport, SweepSettings, sweep};

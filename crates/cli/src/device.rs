@@ -130,9 +130,14 @@ impl DeviceArgs {
         Err(Failure::NoDevice(format!("{name} is not in this build; use --device cpu")))
     }
 
+    /// The virtual Neural Engine that commands use.
+    pub fn virtual_ane_settings(&self) -> Settings {
+        Settings { chip: self.chip, count_flushed: false, ..Settings::default() }
+    }
+
     fn virtual_ane(&self) -> VirtualAne {
         let settings = || {
-            let settings = Settings { chip: self.chip, count_flushed: false, ..Settings::default() };
+            let settings = self.virtual_ane_settings();
             let faults = Injected::now();
             Settings {
                 compile_budget: faults.budget.or(settings.compile_budget),

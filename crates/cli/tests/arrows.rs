@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metal-decode", &["backend", "model"]),
     ("backend-ane", &["backend", "model", "backend-cpu", "ane-bridge", "mil"]),
     ("engine", &["backend", "model"]),
-    ("bench", &["engine", "backend", "model"]),
+    ("bench", &["engine", "backend", "model", "ane-bridge", "mil"]),
     ("server", &["engine", "backend", "model"]),
 ];
 /// The crate that may use all others, and print, read the environment and exit.

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use half::f16;
-use mil::eval::{Arithmetic, Gemm, Mat, Plan, Settings, SimdGemm, Slice, SliceMut};
+use mil::eval::{Arithmetic, Mat, Plan, Settings, SimdGemm, Slice, SliceMut};
 use mil::{Builder, DType, Flip, Function, Program, Target, verify};
 
 const TOKENS: usize = 256;
@@ -33,7 +33,7 @@ fn measure(name: &str, function: Function, products: &[(usize, usize, usize)]) {
     let mut c = vec![0.0; largest(|p| p.0 * p.2)];
     let baseline = seconds(|| {
         for &(m, k, n) in products {
-            SimdGemm::default().matmul(Mat::rows(&a, m, k), Mat::rows(&b, k, n), &mut c);
+            SimdGemm::default().product(Mat::rows(&a, m, k), Mat::rows(&b, k, n), &mut c);
             black_box(&c);
         }
     });

@@ -5,7 +5,7 @@
 //! rows against float64. The same figures are published for M1, M2 Pro, M4, M4 Max, M5, M5 Pro and M6.
 
 use half::f16;
-use mil::eval::{Arithmetic, Gemm, Mat, Plan, Settings, SimdGemm, Slice, SliceMut};
+use mil::eval::{Arithmetic, Mat, Plan, Settings, SimdGemm, Slice, SliceMut};
 use mil::{Builder, DType, Flip, Program, Target, verify};
 
 /// PCG64 (XSL-RR) in the state that `numpy.random.default_rng(0)` starts from.
@@ -180,7 +180,7 @@ fn other_arithmetics_miss_the_published_error() {
     let wide = |v: &[f32]| halves(v).iter().map(|h| h.to_f32()).collect::<Vec<_>>();
     let (xh, wh) = (wide(&x), wide(&w));
     let mut y = vec![0.0; n * n];
-    SimdGemm::default().matmul(Mat::rows(&xh, n, n), Mat::columns(&wh, n, n), &mut y);
+    SimdGemm::default().product(Mat::rows(&xh, n, n), Mat::columns(&wh, n, n), &mut y);
     let (mut error, mut norm) = (0.0, 0.0);
     for i in 0..256 {
         for j in 0..n {

@@ -6,7 +6,7 @@
 //! [`crate::clock`].
 
 mod faults;
-mod gemm;
+mod threads;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mil::Verified;
-use mil::eval::{Arithmetic, Gemm, Mat, Plan, Rows, Slice, SliceMut};
+use mil::eval::{Arithmetic, Host, Mat, Plan, Rows, Slice, SliceMut};
+use smallvec::SmallVec;
 
 use crate::chip::Chip;
 use crate::clock;
@@ -24,7 +25,7 @@ use crate::ledger::Ledger;
 use crate::surface::{Layout, ReadGuard, Surface, SurfaceError, WriteGuard};
 
 pub use faults::{Faults, SlowDown};
-pub use gemm::FastGemm;
+pub use threads::Threads;
 
 /// Choices of a virtual device.
 #[derive(Clone)]
@@ -42,8 +43,8 @@ pub struct Settings {
     pub load_limit: u32,
     /// Faults to inject.
     pub faults: Faults,
-    /// The f32 product of [`Arithmetic::Fast`].
-    pub gemm: Arc<dyn Gemm>,
+    /// The f32 product of [`Arithmetic::Fast`], and the threads.
+    pub host: Arc<dyn Host>,
 }
 
 impl Default for Settings {
@@ -56,7 +57,7 @@ impl Default for Settings {
             compile_budget: Some(119),
             load_limit: 110,
             faults: Faults::default(),
-            gemm: Arc::new(FastGemm),
+            host: Arc::new(Threads),
         }
     }
 }
@@ -191,7 +192,7 @@ impl Device for VirtualAne {
         };
         let plan = Plan::of(program, &function.name, plan_settings)
             .map_err(|source| CompileError::Plan { program: name.into(), source })?
-            .with_gemm(Box::new(SharedGemm(settings.gemm.clone())));
+            .with_host(Box::new(SharedHost(settings.host.clone())));
         let inputs = ports(name, plan.inputs().iter())?;
         let outputs = ports(name, plan.outputs())?;
         let predicted_s = clock::program_s(settings.chip, function);
@@ -245,13 +246,20 @@ impl Drop for Slot {
     }
 }
 
-struct SharedGemm(Arc<dyn Gemm>);
+struct SharedHost(Arc<dyn Host>);
 
-impl Gemm for SharedGemm {
+impl Host for SharedHost {
     fn matmul(&self, a: Mat<'_>, b: Mat<'_>, c: &mut [f32]) {
         self.0.matmul(a, b, c);
     }
+
+    fn spread(&self, work: &(dyn Fn() + Sync)) {
+        self.0.spread(work);
+    }
 }
+
+/// One entry per input or output of a program, without an allocation for up to eight.
+type PerPort<T> = SmallVec<[T; 8]>;
 
 /// A program on the virtual ANE.
 pub struct VirtualExecutable(Arc<Loaded>);
@@ -354,27 +362,27 @@ impl VirtualRequest {
         };
         let runs = program.runs.fetch_add(1, Ordering::Relaxed) + 1;
 
-        let reads: Vec<ReadGuard<'_>> = program
+        let reads: PerPort<ReadGuard<'_>> = program
             .inputs
             .iter()
             .zip(&self.inputs)
             .map(|(port, surface)| surface.read().map_err(|e| used(port, e)))
             .collect::<Result<_, _>>()?;
-        let mut writes: Vec<WriteGuard<'_>> = program
+        let mut writes: PerPort<WriteGuard<'_>> = program
             .outputs
             .iter()
             .zip(&self.outputs)
             .map(|(port, surface)| surface.write().map_err(|e| used(port, e)))
             .collect::<Result<_, _>>()?;
-        let inputs: Vec<Slice<'_>> = reads.iter().map(ReadGuard::slice).collect();
-        let mut outputs: Vec<SliceMut<'_>> = writes.iter_mut().map(WriteGuard::slice_mut).collect();
+        let inputs: PerPort<Slice<'_>> = reads.iter().map(ReadGuard::slice).collect();
+        let mut outputs: PerPort<SliceMut<'_>> = writes.iter_mut().map(WriteGuard::slice_mut).collect();
 
         let start = Instant::now();
-        let stats = program
-            .plan
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .run(&inputs, &mut outputs)
+        let mut plan = program.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = &mut *plan;
+        // Inside the pool from first to last: a thread of it hands out tasks and goes on by itself
+        // when the others are late, where one from outside would wait for them at every operation.
+        let stats = rayon::scope(|_| plan.run(&inputs, &mut outputs))
             .map_err(|source| RunError::Evaluate { program: program.name.clone(), source })?;
         let mut predicted_s = program.predicted_s;
         if let Some(factor) = slow_down.and_then(|slow| slow.factor_at(runs)) {

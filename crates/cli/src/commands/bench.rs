@@ -8,13 +8,14 @@ mod sweep;
 
 use std::process::ExitCode;
 
+use backend_ane::{Dims, Plan};
 use bench::{Meter, Power, PowerError, StepSettings};
 use clap::Subcommand;
 use engine::RunConfig;
 use serde_json::json;
 
 use super::presets;
-use crate::device::{DeviceArgs, bytes};
+use crate::device::{Device, DeviceArgs, bytes};
 use crate::failure::Failure;
 
 /// Flags of `rustane bench`.
@@ -32,6 +33,8 @@ enum What {
     Sweep(sweep::Args),
     /// The published forward passes, 5B to 30B parameters, one block in memory at a time
     Forward(forward::Args),
+    /// The MIL programs of a model on the virtual Neural Engine, beside their matrix products alone
+    Kernels(KernelsArgs),
 }
 
 #[derive(clap::Args)]
@@ -64,13 +67,92 @@ struct StepArgs {
     device: DeviceArgs,
 }
 
+#[derive(clap::Args)]
+struct KernelsArgs {
+    /// Shape of the model; `rustane presets ls` lists them
+    #[arg(long, default_value = "48m")]
+    preset: String,
+    /// Tokens of one sequence
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    seq: usize,
+    /// Measured runs of each program
+    #[arg(long, default_value_t = 15, value_name = "N")]
+    runs: usize,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
 /// Measures.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Step(args) => step(&args),
         What::Sweep(args) => sweep::run(&args),
         What::Forward(args) => forward::run(&args),
+        What::Kernels(args) => kernels(&args),
     }
+}
+
+fn kernels(args: &KernelsArgs) -> anyhow::Result<ExitCode> {
+    args.device.check()?;
+    if args.device.device != Device::Ane {
+        return Err(Failure::Usage(
+            "`bench kernels` measures the MIL programs, which run on --device ane only; give that".into(),
+        )
+        .into());
+    }
+    if args.runs == 0 {
+        return Err(Failure::Usage("--runs is 0, wanted at least 1".into()).into());
+    }
+    let mut config: RunConfig = toml::from_str(presets::find(&args.preset)?.text)?;
+    config.train.seq = args.seq;
+    config.model.max_seq = config.model.max_seq.max(args.seq);
+    config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
+    let block = Dims::new(&config.model, args.seq);
+    let limits = mil::Target::new(args.device.chip.family).limits();
+    let plan = Plan::new(args.seq, 1).fit(&block, &limits)?;
+    let make = |kernel: backend_ane::kernels::Kernel| {
+        let (dims, choices) = (plan.dims(&block, kernel), plan.choices);
+        (kernel.name(), move || kernel.program(&dims, &choices))
+    };
+    let programs: Vec<_> = plan.kernels().into_iter().map(make).collect();
+    let programs: Vec<(&str, &dyn Fn() -> mil::Program)> =
+        programs.iter().map(|(name, f)| (*name, f as &dyn Fn() -> mil::Program)).collect();
+    let report = bench::mil_kernels(&programs, args.device.virtual_ane_settings(), args.runs)?;
+    if args.json {
+        let mut object = serde_json::to_value(&report)?;
+        object["preset"] = json!(args.preset);
+        object["seq"] = json!(args.seq);
+        object["rustane"] = json!(env!("CARGO_PKG_VERSION"));
+        println!("{object}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "{}: {} tokens, {}, {} programs compiled in {:.1} ms",
+        args.preset,
+        args.seq,
+        report.device,
+        report.kernels.len(),
+        report.compile_ms
+    );
+    println!("  program          median ms   products   overhead    fastest   overhead   GFLOP/s   chip ms");
+    for k in &report.kernels {
+        println!(
+            "  {:<16} {:>9.2}  {:>9.2}  {:>7.0} %  {:>9.2}  {:>7.0} %  {:>8.1}  {:>8.3}",
+            k.kernel,
+            k.ms,
+            k.products_ms,
+            k.overhead_percent,
+            k.best_ms,
+            k.best_overhead_percent,
+            k.gflop / k.ms * 1e3,
+            k.predicted_ms
+        );
+    }
+    println!("chip ms: what {} would take by the analytic clock; no chip ran this", args.device.chip.name);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {

@@ -3,8 +3,10 @@
 use half::f16;
 use pulp::Arch;
 
-use super::plan::{Node, Operand, Plan, PlanError, Port, Rows, Settings, Source};
-use super::{Buf, Env, Io, Kernel, Layout, Lower, MAX_RANK, SimdGemm, Stats, map, store_exact};
+use super::plan::{Node, Operand, Plan, PlanError, Port, Rows, Settings, Source, Target};
+use super::{
+    Buf, Env, Io, Kernel, Layout, Lower, MAX_RANK, SimdGemm, Stats, TASK, map, parts, store_exact, with_lines,
+};
 use crate::ops::{ArgRef, Call, OpDef};
 use crate::program::{Data, Function, Literal, Program};
 use crate::types::{DType, TensorType};
@@ -90,7 +92,13 @@ impl<'a> Compiler<'a> {
             let place = self.places[id.index()].expect("every value of a verified program has a place");
             (port(&value.name, &value.ty, settings.rows), place)
         });
-        let outputs = outputs.collect();
+        let mut outputs: Vec<_> = outputs.collect();
+        write_through(&mut self.nodes, &mut outputs, &self.slots);
+        // Constants are there already; the others need what is still written to them.
+        for s in (0..self.slots.len()).filter(|&s| self.slots[s].as_slice().is_empty()) {
+            let writers = self.nodes.iter().filter(|n| n.target == Target::Slot(s));
+            self.lens[s] = writers.map(|n| n.dims.iter().product()).max().unwrap_or(0);
+        }
         let need = self.slots.iter().zip(&self.lens).fold(0usize, |sum, (slot, &len)| {
             sum.saturating_add(len.saturating_mul(if matches!(slot, Buf::F16(_)) { 2 } else { 4 }))
         });
@@ -101,7 +109,7 @@ impl<'a> Compiler<'a> {
             arch: Arch::new(),
             arithmetic: settings.arithmetic,
             count_flushed: settings.count_flushed,
-            gemm: Box::new(SimdGemm::default()),
+            host: Box::new(SimdGemm::default()),
             scratch: Default::default(),
             exact: Default::default(),
             rounded: Vec::new(),
@@ -146,7 +154,12 @@ impl<'a> Compiler<'a> {
                 let slot = self.slot(ty.dtype, ty.shape.elements(), i, self.last_use[results[0].index()]);
                 let layout = Layout::dense(&ty.shape);
                 self.places[results[0].index()] = Some(Operand { source: Source::Slot(slot), layout });
-                self.nodes.push(Node { kernel, operands, slot, dims: ty.shape.to_vec() });
+                self.nodes.push(Node {
+                    kernel,
+                    operands,
+                    target: Target::Slot(slot),
+                    dims: ty.shape.to_vec(),
+                });
                 Ok(())
             }
         }
@@ -175,7 +188,7 @@ impl<'a> Compiler<'a> {
         let dtype = match from.source {
             Source::Slot(s) if matches!(self.slots[s], Buf::F16(_)) => DType::Fp16,
             Source::Input(n) => self.function.value(self.function.params()[n]).ty.dtype,
-            Source::Slot(_) => DType::Fp32,
+            Source::Slot(_) | Source::Output(_) => DType::Fp32,
         };
         let slot = self.slot(dtype, from.layout.len(), i, until);
         let dims = from.layout.dims().to_vec();
@@ -186,7 +199,7 @@ impl<'a> Compiler<'a> {
             Lower::kernel(Copy)
         };
         let Lower::Compute(kernel) = kernel else { unreachable!("both are kernels") };
-        self.nodes.push(Node { kernel, operands: vec![from], slot, dims });
+        self.nodes.push(Node { kernel, operands: vec![from], target: Target::Slot(slot), dims });
         Operand { source: Source::Slot(slot), layout }
     }
 
@@ -248,6 +261,30 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// Lets nodes write to the caller's buffers where results lie there as they do in a slot.
+fn write_through(nodes: &mut [Node], outputs: &mut [(Port, Operand)], slots: &[Buf]) {
+    for o in 0..outputs.len() {
+        let (port, Operand { source, layout }) = &outputs[o];
+        let Source::Slot(slot) = *source else { continue };
+        let is_half = matches!(slots[slot], Buf::F16(_));
+        // The last to write the slot made the value: an output keeps its slot to the end.
+        let Some(maker) = nodes.iter().rposition(|n| n.target == Target::Slot(slot)) else { continue };
+        let whole = nodes[maker].dims.iter().product::<usize>() == layout.len() && layout.offset == 0;
+        let same_type = is_half == (port.ty.dtype == DType::Fp16);
+        if !(whole && same_type && layout.is_dense() && port.layout.is_dense()) {
+            continue;
+        }
+        nodes[maker].target = Target::Output(o);
+        let readers = nodes[maker + 1..].iter_mut().flat_map(|n| &mut n.operands);
+        let returned = outputs.iter_mut().map(|(_, place)| place);
+        for place in readers.chain(returned) {
+            if matches!(place.source, Source::Slot(s) if s == slot) {
+                place.source = Source::Output(o);
+            }
+        }
+    }
+}
+
 fn port(name: &str, ty: &TensorType, rows: Rows) -> Port {
     let width = ty.shape.last().copied().unwrap_or(1);
     let row_step = match rows {
@@ -290,10 +327,17 @@ impl Kernel for Copy {
     fn run(&self, io: &mut Io<'_>) {
         let view = io.view(0);
         let len = view.layout.len();
-        let mut line = std::mem::take(&mut io.env.scratch[0]);
-        line.resize(line.len().max(len), 0.0);
-        view.load(&mut line[..len]);
-        store_exact(io.out, 0, &line[..len]);
-        io.env.scratch[0] = line;
+        // A transposing load goes by squares, so it is one task.
+        let task = if view.in_runs() { TASK } else { len };
+        parts(&*io.env.host, &mut io.out, task, |start, out, _| {
+            with_lines([out.len(), 0, 0], |[line, ..]| {
+                if start == 0 && line.len() == len {
+                    view.load(line)
+                } else {
+                    view.load_range(start, line)
+                }
+                store_exact(out, 0, line);
+            });
+        });
     }
 }

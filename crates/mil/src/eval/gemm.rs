@@ -1,4 +1,4 @@
-//! Matrix products in f32: the seam for a faster one, and a portable default.
+//! Matrix products in f32, on one thread.
 
 use std::cell::RefCell;
 
@@ -26,6 +26,11 @@ impl<'a> Mat<'a> {
         Self { data, rows, cols, row_step: 1, col_step: rows }
     }
 
+    /// Rows from `first` on.
+    pub fn rows_from(self, first: usize, rows: usize) -> Self {
+        Self { data: &self.data[(first * self.row_step).min(self.data.len())..], rows, ..self }
+    }
+
     /// Element `(i, j)`.
     #[inline(always)]
     pub fn at(&self, i: usize, j: usize) -> f32 {
@@ -33,13 +38,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// An f32 matrix product. The virtual device passes the CPU backend's.
-pub trait Gemm: Send + Sync {
-    /// `c[i, j] = Σ_k a[i, k] · b[k, j]`, `c` row-major; `a.cols == b.rows`.
-    fn matmul(&self, a: Mat<'_>, b: Mat<'_>, c: &mut [f32]);
-}
-
-/// The default product: packed, in registers, on one thread.
+/// The product: packed, in registers, on one thread.
 #[derive(Clone, Copy, Debug)]
 pub struct SimdGemm {
     arch: Arch,
@@ -63,8 +62,9 @@ thread_local! {
     static PACKED: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-impl Gemm for SimdGemm {
-    fn matmul(&self, a: Mat<'_>, b: Mat<'_>, c: &mut [f32]) {
+impl SimdGemm {
+    /// `c[i, j] = Σ_k a[i, k] · b[k, j]`, `c` row-major; `a.cols == b.rows`.
+    pub fn product(&self, a: Mat<'_>, b: Mat<'_>, c: &mut [f32]) {
         PACKED.with_borrow_mut(|(pa, pb)| self.arch.dispatch(Product { a, b, c, pa, pb }));
     }
 }
@@ -202,7 +202,7 @@ mod tests {
             ];
             for (a, b) in pairs {
                 let mut c = vec![f32::NAN; m * n];
-                SimdGemm::default().matmul(a, b, &mut c);
+                SimdGemm::default().product(a, b, &mut c);
                 for i in 0..m {
                     for j in 0..n {
                         let sum: f32 = (0..k).map(|l| a.at(i, l) * b.at(l, j)).sum();

@@ -3,7 +3,7 @@
 use pulp::Arch;
 
 use super::vector::vector_fn;
-use super::{Io, Kernel, Lower, coalesce, store};
+use super::{Io, Kernel, Lower, TASK, coalesce, parts, store, store_exact};
 
 /// Elements that are widened, computed and rounded at once; they stay in the first cache.
 const CHUNK: usize = 1024;
@@ -85,7 +85,7 @@ impl<F: Fn(Arch, &mut [f32], &[f32], &[f32]) + Send + Sync + 'static> Kernel for
 }
 
 /// Combines up to three rows of equal length into the first.
-type Lanes = dyn Fn(Arch, &mut [f32], &[f32], &[f32]);
+type Lanes = dyn Fn(Arch, &mut [f32], &[f32], &[f32]) + Sync;
 
 /// The row loop, compiled once for all kernels.
 fn run(io: &mut Io<'_>, arity: usize, exact: bool, lanes: &Lanes) {
@@ -93,26 +93,26 @@ fn run(io: &mut Io<'_>, arity: usize, exact: bool, lanes: &Lanes) {
     let views = [0, 1, 2].map(|i| io.view(if i < arity { i } else { 0 }));
     let layouts = views.map(|v| v.layout.broadcast(io.dims));
     let walk = coalesce([&layouts[0], &layouts[1], &layouts[2]], io.dims);
-    let n = walk.row_len();
-    let mut lines = [[0f32; CHUNK]; 3];
     let arch = io.env.arch;
-    walk.rows(|row, at| {
-        for first in (0..n).step_by(CHUNK) {
-            let len = CHUNK.min(n - first);
-            for i in 0..arity {
-                let step = walk.row_step(i);
-                let start = at[i] as isize + first as isize * step;
-                views[i].data.load_row(start as usize, step, &mut lines[i][..len]);
+    io.env.stats += parts(&*io.env.host, &mut io.out, TASK, |start, out, stats| {
+        let mut lines = [[0f32; CHUNK]; 3];
+        walk.range(start, out.len(), |to, at, n| {
+            for first in (0..n).step_by(CHUNK) {
+                let len = CHUNK.min(n - first);
+                for i in 0..arity {
+                    let step = walk.row_step(i);
+                    let start = at[i] as isize + first as isize * step;
+                    views[i].data.load_row(start as usize, step, &mut lines[i][..len]);
+                }
+                let [a, b, c] = &mut lines;
+                let a = &mut a[..len];
+                lanes(arch, a, &b[..len], &c[..len]);
+                if exact {
+                    store_exact(out, to + first, a);
+                } else {
+                    store(arch, out, to + first, a, stats);
+                }
             }
-            let [a, b, c] = &mut lines;
-            let a = &mut a[..len];
-            lanes(arch, a, &b[..len], &c[..len]);
-            let to = row * n + first;
-            if exact {
-                super::store_exact(io.out, to, a);
-            } else {
-                store(arch, io.out, to, a, &mut io.env.stats);
-            }
-        }
+        });
     });
 }

@@ -20,6 +20,7 @@ mod compile;
 mod convert;
 mod exact;
 mod gemm;
+mod host;
 pub(crate) mod map;
 pub(crate) mod math;
 mod plan;
@@ -30,13 +31,15 @@ mod view;
 
 use pulp::Arch;
 
-pub use gemm::{Gemm, Mat, SimdGemm};
+pub use gemm::{Mat, SimdGemm};
+pub use host::Host;
 pub use plan::{Plan, PlanError, Port, Rows, RunError, Settings, SliceMut};
 pub use round::MAC_LIMIT;
 pub use stats::Stats;
 pub use view::{Layout, Slice, View};
 
 pub(crate) use exact::round_sum;
+pub(crate) use host::{TASK, chunks, parts, with_lines};
 pub(crate) use round::{Buf, store, store_exact, store_mac};
 pub(crate) use view::{MAX_RANK, coalesce};
 
@@ -86,8 +89,9 @@ pub struct Io<'a> {
     pub(crate) operands: &'a [plan::Operand],
     pub(crate) inputs: &'a [Slice<'a>],
     pub(crate) slots: &'a [Buf],
+    pub(crate) outputs: &'a [SliceMut<'a>],
     /// Dense result buffer.
-    pub(crate) out: &'a mut Buf,
+    pub(crate) out: SliceMut<'a>,
     /// Extents of the result.
     pub dims: &'a [usize],
     pub(crate) env: &'a mut Env,
@@ -100,13 +104,15 @@ impl<'a> Io<'a> {
         let data = match operand.source {
             plan::Source::Input(i) => self.inputs[i],
             plan::Source::Slot(i) => self.slots[i].as_slice(),
+            plan::Source::Output(i) => self.outputs[i].as_slice(),
         };
         View { data, layout: operand.layout }
     }
 
     /// The same operands and environment, with another result.
-    pub(crate) fn with_out<'b>(&'b mut self, out: &'b mut Buf, dims: &'b [usize]) -> Io<'b> {
-        Io { operands: self.operands, inputs: self.inputs, slots: self.slots, out, dims, env: self.env }
+    pub(crate) fn with_out<'b>(&'b mut self, out: SliceMut<'b>, dims: &'b [usize]) -> Io<'b> {
+        let Self { operands, inputs, slots, outputs, .. } = *self;
+        Io { operands, inputs, slots, outputs, out, dims, env: self.env }
     }
 
     /// Number of operands.
@@ -120,7 +126,7 @@ pub(crate) struct Env {
     pub arch: Arch,
     pub arithmetic: Arithmetic,
     pub count_flushed: bool,
-    pub gemm: Box<dyn Gemm>,
+    pub host: Box<dyn Host>,
     pub scratch: [Vec<f32>; 4],
     pub exact: exact::Scratch,
     pub rounded: Vec<half::f16>,
@@ -130,34 +136,54 @@ pub(crate) struct Env {
 
 impl Env {
     /// Products are counted, then summed by the plan's arithmetic, rounded and stored from `at` on.
-    pub(crate) fn matmul(&mut self, a: Mat<'_>, b: Mat<'_>, bias: Bias<'_>, out: &mut Buf, at: usize) {
+    pub(crate) fn matmul(
+        &mut self,
+        a: Mat<'_>,
+        b: Mat<'_>,
+        bias: Bias<'_>,
+        out: &mut SliceMut<'_>,
+        at: usize,
+    ) {
         let (m, n) = (a.rows, b.cols);
         self.stats.products += (m * n * a.cols) as u64;
         if self.count_flushed {
             self.stats.flushed += self.exponents.flushed(a, b);
         }
-        let mut sums = std::mem::take(&mut self.scratch[3]);
-        sums.resize(sums.len().max(m * n), 0.0);
         match self.arithmetic {
             Arithmetic::Fast => {
-                let sums = &mut sums[..m * n];
-                self.gemm.matmul(a, b, sums);
-                bias.add(sums, n);
-                store_mac(self.arch, out, at, sums, &mut self.stats);
+                let (host, arch) = (&*self.host, self.arch);
+                let mut out = out.part(at, m * n);
+                self.stats += parts(host, &mut out, task_rows(m, n, a.cols) * n, |first, out, stats| {
+                    let (first, rows) = (first / n, out.len() / n);
+                    with_lines([rows * n, 0, 0], |[sums, ..]| {
+                        host.matmul(a.rows_from(first, rows), b, sums);
+                        bias.add(first, sums, n);
+                        store_mac(arch, out, 0, sums, stats);
+                    });
+                });
             }
             Arithmetic::Exact => {
+                let mut sums = std::mem::take(&mut self.scratch[3]);
+                sums.resize(sums.len().max(m * n), 0.0);
                 let mut rounded = std::mem::take(&mut self.rounded);
                 rounded.resize(m * n, half::f16::ZERO);
                 exact::matmul(self.arch, a, b, &mut rounded, &mut self.exact);
-                let sums = &mut sums[..m * n];
-                convert::widen(&rounded, sums);
+                let line = &mut sums[..m * n];
+                convert::widen(&rounded, line);
                 self.rounded = rounded;
-                bias.add(sums, n);
-                store(self.arch, out, at, sums, &mut self.stats);
+                bias.add(0, line, n);
+                store(self.arch, out, at, line, &mut self.stats);
+                self.scratch[3] = sums;
             }
         }
-        self.scratch[3] = sums;
     }
+}
+
+/// Rows of a product that are one task: about 128, so that packing the other operand again costs
+/// little; all of them when the product is small.
+fn task_rows(m: usize, n: usize, k: usize) -> usize {
+    const SMALL: usize = 1 << 18;
+    if m * n * k <= SMALL { m.max(1) } else { m.div_ceil(m.div_ceil(128)).next_multiple_of(8) }
 }
 
 /// What is added to the sums of a matrix product.
@@ -169,11 +195,12 @@ pub(crate) enum Bias<'a> {
 }
 
 impl Bias<'_> {
-    fn add(self, sums: &mut [f32], columns: usize) {
+    /// Adds to the rows from `first` on.
+    fn add(self, first: usize, sums: &mut [f32], columns: usize) {
         for (i, line) in sums.chunks_exact_mut(columns.max(1)).enumerate() {
             match self {
                 Bias::None => return,
-                Bias::PerRow(bias) => line.iter_mut().for_each(|y| *y += bias[i]),
+                Bias::PerRow(bias) => line.iter_mut().for_each(|y| *y += bias[first + i]),
                 Bias::PerColumn(bias) => line.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
             }
         }

@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::compile::Compiler;
-use super::{Arithmetic, Buf, Env, Gemm, Io, Kernel, Layout, Slice, Stats, View};
+use super::{Arithmetic, Buf, Env, Host, Io, Kernel, Layout, Slice, Stats, View};
 use crate::types::{DType, TensorType};
 use crate::verify::Verified;
 
@@ -77,6 +77,27 @@ pub enum SliceMut<'a> {
     F32(&'a mut [f32]),
 }
 
+impl SliceMut<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub(crate) fn as_slice(&self) -> Slice<'_> {
+        match self {
+            SliceMut::F16(v) => Slice::F16(v),
+            SliceMut::F32(v) => Slice::F32(v),
+        }
+    }
+
+    /// `len` elements from `at` on.
+    pub(crate) fn part(&mut self, at: usize, len: usize) -> SliceMut<'_> {
+        match self {
+            SliceMut::F16(v) => SliceMut::F16(&mut v[at..at + len]),
+            SliceMut::F32(v) => SliceMut::F32(&mut v[at..at + len]),
+        }
+    }
+}
+
 /// An input or output of a plan.
 #[derive(Clone, Debug)]
 pub struct Port {
@@ -93,6 +114,7 @@ pub struct Port {
 pub(crate) enum Source {
     Input(usize),
     Slot(usize),
+    Output(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,10 +123,18 @@ pub(crate) struct Operand {
     pub layout: Layout,
 }
 
+/// Where a node writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Slot(usize),
+    /// The caller's buffer, when the result lies in it as it is.
+    Output(usize),
+}
+
 pub(super) struct Node {
     pub kernel: Box<dyn Kernel>,
     pub operands: Vec<Operand>,
-    pub slot: usize,
+    pub target: Target,
     pub dims: Vec<usize>,
 }
 
@@ -145,10 +175,10 @@ impl Plan {
         Compiler::new(program, function, clamps).compile(settings)
     }
 
-    /// Replaces the f32 product of [`Arithmetic::Fast`].
+    /// Replaces the product of [`Arithmetic::Fast`] and the threads.
     #[must_use]
-    pub fn with_gemm(mut self, gemm: Box<dyn Gemm>) -> Self {
-        self.env.gemm = gemm;
+    pub fn with_host(mut self, host: Box<dyn Host>) -> Self {
+        self.env.host = host;
         self
     }
 
@@ -173,23 +203,32 @@ impl Plan {
         }
         self.env.stats = Stats::default();
         for node in &self.nodes {
-            let mut out = std::mem::replace(&mut self.slots[node.slot], Buf::F32(Vec::new()));
-            node.kernel.run(&mut Io {
-                operands: &node.operands,
-                inputs,
-                slots: &self.slots,
-                out: &mut out,
-                dims: &node.dims,
-                env: &mut self.env,
-            });
-            self.slots[node.slot] = out;
+            let len = node.dims.iter().product();
+            match node.target {
+                Target::Slot(i) => {
+                    let mut out = std::mem::replace(&mut self.slots[i], Buf::F32(Vec::new()));
+                    run(node, inputs, &self.slots, outputs, out.as_mut(len), &mut self.env);
+                    self.slots[i] = out;
+                }
+                Target::Output(i) => {
+                    let mut out = std::mem::replace(&mut outputs[i], SliceMut::F32(&mut []));
+                    run(node, inputs, &self.slots, outputs, out.part(0, len), &mut self.env);
+                    outputs[i] = out;
+                }
+            }
         }
-        for ((port, operand), out) in self.outputs.iter().zip(outputs) {
+        for (o, (port, operand)) in self.outputs.iter().enumerate() {
+            if matches!(operand.source, Source::Output(i) if i == o) {
+                continue;
+            }
+            let mut out = std::mem::replace(&mut outputs[o], SliceMut::F32(&mut []));
             let data = match operand.source {
                 Source::Input(i) => inputs[i],
                 Source::Slot(i) => self.slots[i].as_slice(),
+                Source::Output(i) => outputs[i].as_slice(),
             };
-            copy_out(View { data, layout: operand.layout }, &port.layout, out, &mut self.env.scratch[0]);
+            copy_out(View { data, layout: operand.layout }, &port.layout, &mut out, &mut self.env.scratch[0]);
+            outputs[o] = out;
         }
         Ok(self.env.stats)
     }
@@ -226,6 +265,17 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+fn run(
+    node: &Node,
+    inputs: &[Slice<'_>],
+    slots: &[Buf],
+    outputs: &[SliceMut<'_>],
+    out: SliceMut<'_>,
+    env: &mut Env,
+) {
+    node.kernel.run(&mut Io { operands: &node.operands, inputs, slots, outputs, out, dims: &node.dims, env });
 }
 
 /// Copies a view to the rows of an output.

@@ -5,11 +5,14 @@ use pulp::Arch;
 
 use super::convert::narrow;
 use super::vector::vector_fn;
-use super::{Slice, Stats};
+use super::{Slice, SliceMut, Stats};
 
 /// Multiply-accumulate results at or beyond this become ±∞ on the ANE: half of fp16's range.
 /// Measured by bisection on hardware to lie between 32752 and 32768.
 pub const MAC_LIMIT: f32 = 32768.0;
+
+/// Elements that are rounded at once: 16 KiB of f32 and half of it of fp16.
+const BLOCK: usize = 4096;
 
 /// A buffer that a kernel fills.
 #[derive(Clone, Debug)]
@@ -26,6 +29,14 @@ impl Buf {
         }
     }
 
+    /// The first `len` elements, to write.
+    pub(crate) fn as_mut(&mut self, len: usize) -> SliceMut<'_> {
+        match self {
+            Buf::F16(v) => SliceMut::F16(&mut v[..len]),
+            Buf::F32(v) => SliceMut::F32(&mut v[..len]),
+        }
+    }
+
     pub(crate) fn resize(&mut self, len: usize) {
         match self {
             Buf::F16(v) => v.resize(len, f16::ZERO),
@@ -35,15 +46,18 @@ impl Buf {
 }
 
 /// Rounds `src` half to even and stores it from `at` on.
-pub(crate) fn store(arch: Arch, dst: &mut Buf, at: usize, src: &mut [f32], stats: &mut Stats) {
+pub(crate) fn store(arch: Arch, dst: &mut SliceMut<'_>, at: usize, src: &mut [f32], stats: &mut Stats) {
     match dst {
-        Buf::F16(v) => {
+        SliceMut::F16(v) => {
             let v = &mut v[at..at + src.len()];
-            narrow(src, v);
-            count(arch, v, stats);
+            // What is rounded is counted while it is in the first cache.
+            for (src, v) in src.chunks(BLOCK).zip(v.chunks_mut(BLOCK)) {
+                narrow(src, v);
+                count(arch, v, stats);
+            }
         }
         // The ANE computes fp32 values in fp16 too.
-        Buf::F32(v) => {
+        SliceMut::F32(v) => {
             for (x, y) in src.iter().zip(&mut v[at..]) {
                 *y = f16::from_f32(*x).to_f32();
             }
@@ -52,17 +66,19 @@ pub(crate) fn store(arch: Arch, dst: &mut Buf, at: usize, src: &mut [f32], stats
 }
 
 /// Stores values that are already exact in the type of `dst`.
-pub(crate) fn store_exact(dst: &mut Buf, at: usize, src: &[f32]) {
+pub(crate) fn store_exact(dst: &mut SliceMut<'_>, at: usize, src: &[f32]) {
     match dst {
-        Buf::F16(v) => narrow(src, &mut v[at..at + src.len()]),
-        Buf::F32(v) => v[at..at + src.len()].copy_from_slice(src),
+        SliceMut::F16(v) => narrow(src, &mut v[at..at + src.len()]),
+        SliceMut::F32(v) => v[at..at + src.len()].copy_from_slice(src),
     }
 }
 
 /// [`store`] behind the multiply-accumulate limit.
-pub(crate) fn store_mac(arch: Arch, dst: &mut Buf, at: usize, src: &mut [f32], stats: &mut Stats) {
-    limit(arch, src);
-    store(arch, dst, at, src, stats);
+pub(crate) fn store_mac(arch: Arch, dst: &mut SliceMut<'_>, at: usize, src: &mut [f32], stats: &mut Stats) {
+    for (i, src) in src.chunks_mut(BLOCK).enumerate() {
+        limit(arch, src);
+        store(arch, dst, at + i * BLOCK, src, stats);
+    }
 }
 
 /// Counts the infinite and the subnormal values.
@@ -138,8 +154,14 @@ mod tests {
     #[test]
     fn counts_what_fp16_cannot_hold() {
         let mut stats = Stats::default();
-        let mut dst = Buf::F16(vec![f16::ZERO; 5]);
-        store_mac(Arch::new(), &mut dst, 0, &mut [1.0, 40000.0, -32768.0, 1e-5, 0.0], &mut stats);
+        let mut dst = [f16::ZERO; 5];
+        store_mac(
+            Arch::new(),
+            &mut SliceMut::F16(&mut dst),
+            0,
+            &mut [1.0, 40000.0, -32768.0, 1e-5, 0.0],
+            &mut stats,
+        );
         assert_eq!((stats.overflows, stats.subnormals), (2, 1));
     }
 }

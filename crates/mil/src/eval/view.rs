@@ -200,32 +200,80 @@ impl<const N: usize> Walk<N> {
         if self.dims[..self.rank].contains(&0) {
             return;
         }
-        let mut index = [0usize; MAX_RANK];
-        let mut at = self.offsets.map(|o| o as isize);
+        let mut place = self.place(axes, 0);
         let mut row = 0;
         loop {
-            f(row, at.map(|o| o as usize));
+            f(row, place.at.map(|o| o as usize));
             row += 1;
-            let mut axis = axes;
-            loop {
-                if axis == 0 {
-                    return;
-                }
-                axis -= 1;
-                index[axis] += 1;
-                for (at, steps) in at.iter_mut().zip(&self.steps) {
-                    *at += steps[axis];
-                }
-                if index[axis] < self.dims[axis] {
-                    break;
-                }
-                for (at, steps) in at.iter_mut().zip(&self.steps) {
-                    *at -= steps[axis] * self.dims[axis] as isize;
-                }
-                index[axis] = 0;
+            if !self.advance(axes, &mut place) {
+                return;
             }
         }
     }
+
+    /// Calls `f(elements before, offsets, elements)` for the rows, and the parts of rows at both ends,
+    /// of `len` elements from `start` on.
+    pub fn range(&self, start: usize, len: usize, mut f: impl FnMut(usize, [usize; N], usize)) {
+        let n = self.row_len();
+        if len == 0 || n == 0 {
+            return;
+        }
+        let axes = self.rank.saturating_sub(1);
+        let mut place = self.place(axes, start / n);
+        let (mut column, mut done) = (start % n, 0);
+        loop {
+            let take = (n - column).min(len - done);
+            let at = std::array::from_fn(|i| (place.at[i] + column as isize * self.row_step(i)) as usize);
+            f(done, at, take);
+            done += take;
+            column = 0;
+            if done == len || !self.advance(axes, &mut place) {
+                return;
+            }
+        }
+    }
+
+    /// Offsets of the index `i` of the first `axes` axes.
+    pub fn offsets(&self, axes: usize, i: usize) -> [usize; N] {
+        self.place(axes, i).at.map(|o| o as usize)
+    }
+
+    fn place(&self, axes: usize, mut row: usize) -> Place<N> {
+        let mut place = Place { index: [0; MAX_RANK], at: self.offsets.map(|o| o as isize) };
+        for axis in (0..axes).rev() {
+            let i = row % self.dims[axis];
+            row /= self.dims[axis];
+            place.index[axis] = i;
+            for (at, steps) in place.at.iter_mut().zip(&self.steps) {
+                *at += i as isize * steps[axis];
+            }
+        }
+        place
+    }
+
+    /// Goes to the next index of the first `axes` axes; false behind the last.
+    fn advance(&self, axes: usize, place: &mut Place<N>) -> bool {
+        for axis in (0..axes).rev() {
+            place.index[axis] += 1;
+            for (at, steps) in place.at.iter_mut().zip(&self.steps) {
+                *at += steps[axis];
+            }
+            if place.index[axis] < self.dims[axis] {
+                return true;
+            }
+            for (at, steps) in place.at.iter_mut().zip(&self.steps) {
+                *at -= steps[axis] * self.dims[axis] as isize;
+            }
+            place.index[axis] = 0;
+        }
+        false
+    }
+}
+
+/// An index of outer axes, and where its elements lie.
+struct Place<const N: usize> {
+    index: [usize; MAX_RANK],
+    at: [isize; N],
 }
 
 /// Elements in their storage type.
@@ -301,6 +349,19 @@ impl View<'_> {
             });
         }
         walk.rows(|row, [at]| self.data.load_row(at, walk.row_step(0), &mut out[row * n..][..n]));
+    }
+
+    /// Widens the elements from `start` on, row-major. Slower than [`View::load`] where rows are no runs.
+    pub(crate) fn load_range(&self, start: usize, out: &mut [f32]) {
+        let walk = coalesce([&self.layout], self.layout.dims());
+        let step = walk.row_step(0);
+        walk.range(start, out.len(), |to, [at], n| self.data.load_row(at, step, &mut out[to..to + n]));
+    }
+
+    /// True when [`View::load_range`] reads runs.
+    pub(crate) fn in_runs(&self) -> bool {
+        let walk = coalesce([&self.layout], self.layout.dims());
+        walk.rank == 0 || matches!(walk.row_step(0), 0 | 1)
     }
 
     /// `out[i, j] = data[at + i + j·step]`, tile by tile so that both sides are read in runs.

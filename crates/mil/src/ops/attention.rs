@@ -93,7 +93,7 @@ impl Kernel for Attention {
         let mut perm: [usize; MAX_RANK] = std::array::from_fn(|i| i);
         perm.swap(rank - 1, rank - 2);
         let keys = View { layout: k.layout.permute(&perm[..rank]), ..k };
-        products(&mut io.with_out(&mut scores, dims), q, keys);
+        products(&mut io.with_out(scores.as_mut(len), dims), q, keys);
 
         let mut line = vec![0f32; len];
         let scale = 1.0 / (depth as f32).sqrt();
@@ -101,7 +101,7 @@ impl Kernel for Attention {
         let arch = io.env.arch;
         load(&scores, dims, &mut line);
         line.iter_mut().for_each(|x| *x *= scale);
-        store(arch, &mut scores, 0, &mut line, stats);
+        store(arch, &mut scores.as_mut(len), 0, &mut line, stats);
         if io.operands.len() > 3 {
             let mask = io.view(3);
             let mut added = vec![0f32; len];
@@ -119,11 +119,11 @@ impl Kernel for Attention {
                     false => *x + m,
                 };
             }
-            store(arch, &mut scores, 0, &mut line, &mut io.env.stats);
+            store(arch, &mut scores.as_mut(len), 0, &mut line, &mut io.env.stats);
         }
         load(&scores, dims, &mut line);
         softmax_rows(arch, &mut line, width);
-        store(arch, &mut scores, 0, &mut line, &mut io.env.stats);
+        store(arch, &mut scores.as_mut(len), 0, &mut line, &mut io.env.stats);
         let crate::eval::Buf::F16(probabilities) = &scores else { return };
         products(io, View { data: Slice::F16(probabilities), layout: Layout::dense(dims) }, v);
     }

@@ -198,8 +198,8 @@ impl Kernel for Scaled {
             };
         }
         match self.range {
-            Some(_) => crate::eval::store_exact(io.out, 0, &values),
-            None => store(io.env.arch, io.out, 0, &mut values, &mut io.env.stats),
+            Some(_) => crate::eval::store_exact(&mut io.out, 0, &values),
+            None => store(io.env.arch, &mut io.out, 0, &mut values, &mut io.env.stats),
         }
     }
 }

@@ -274,7 +274,7 @@ impl Kernel for Conv {
                 let at = (n * w.outputs + g * outputs) * positions;
                 let (a, b) =
                     (Mat::rows(rows, outputs, inputs * taps), Mat::rows(matrix, inputs * taps, positions));
-                io.env.matmul(a, b, bias, io.out, at);
+                io.env.matmul(a, b, bias, &mut io.out, at);
             }
         }
         io.env.scratch[0] = weights;
@@ -312,7 +312,7 @@ impl Kernel for Pool {
                     How::MeanOfReal => real.clone().sum::<f32>() / real.count().max(1) as f32,
                 };
             }
-            store(io.env.arch, io.out, c * positions, &mut line, &mut io.env.stats);
+            store(io.env.arch, &mut io.out, c * positions, &mut line, &mut io.env.stats);
         }
     }
 }

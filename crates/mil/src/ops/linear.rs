@@ -6,7 +6,9 @@
 //! ```
 
 use super::{Call, Fault, Kind, OpDef, Support, Work, may, need};
-use crate::eval::{Bias, Io, Kernel, Layout, Lower, Mat, View};
+use crate::eval::{
+    Arithmetic, Bias, Host, Io, Kernel, Layout, Lower, Mat, TASK, View, chunks, parts, store_mac, with_lines,
+};
 use crate::types::{Shape, TensorType};
 
 /// The family's rows of the op table.
@@ -162,31 +164,58 @@ pub(crate) fn products(io: &mut Io<'_>, x: View<'_>, y: View<'_>) {
     };
     let (batch_x, matrix_x) = over(&x, m, k);
     let (batch_y, matrix_y) = over(&y, k, n);
-    let mut a = std::mem::take(&mut io.env.scratch[0]);
-    let mut b = std::mem::take(&mut io.env.scratch[1]);
-    let mut last = [None; 2];
     let walk = crate::eval::coalesce([&batch_x, &batch_y], &io.dims[..batch_axes]);
+    let count: usize = io.dims[..batch_axes].iter().product();
+    let env = &mut *io.env;
+    if env.arithmetic == Arithmetic::Fast && !env.count_flushed && count >= WHOLE_TASKS {
+        // Each matrix stays in the caches of one thread from fp16 to fp16.
+        let (host, arch) = (&*env.host, env.arch);
+        env.stats.products += (count * m * k * n) as u64;
+        env.stats += parts(host, &mut io.out, m * n, |first, out, stats| {
+            let [at_x, at_y] = walk.offsets(walk.rank, first / (m * n));
+            with_lines([m * k, k * n, m * n], |[a, b, sums]| {
+                in_memory_order(x, matrix_x.starting_at(at_x)).load(a);
+                in_memory_order(y, matrix_y.starting_at(at_y)).load(b);
+                host.matmul(as_matrix(a, &matrix_x), as_matrix(b, &matrix_y), sums);
+                store_mac(arch, out, 0, sums, stats);
+            });
+        });
+        return;
+    }
+    let mut a = std::mem::take(&mut env.scratch[0]);
+    let mut b = std::mem::take(&mut env.scratch[1]);
+    let mut last = [None; 2];
     walk.outer(walk.rank, |i, [at_x, at_y]| {
         // A repeated matrix is widened once.
         if last[0] != Some(at_x) {
-            widen(x, matrix_x.starting_at(at_x), &mut a);
+            widen(&*io.env.host, x, matrix_x.starting_at(at_x), &mut a);
         }
         if last[1] != Some(at_y) {
-            widen(y, matrix_y.starting_at(at_y), &mut b);
+            widen(&*io.env.host, y, matrix_y.starting_at(at_y), &mut b);
         }
         last = [Some(at_x), Some(at_y)];
-        io.env.matmul(as_matrix(&a, &matrix_x), as_matrix(&b, &matrix_y), Bias::None, io.out, i * m * n);
+        io.env.matmul(as_matrix(&a, &matrix_x), as_matrix(&b, &matrix_y), Bias::None, &mut io.out, i * m * n);
     });
     io.env.scratch[0] = a;
     io.env.scratch[1] = b;
 }
 
+/// Matrices of a batch from which on each is one task.
+const WHOLE_TASKS: usize = 4;
+
 /// Loads a matrix in the order in which its elements lie.
-fn widen(view: View<'_>, layout: Layout, out: &mut Vec<f32>) {
-    let layout = if by_columns(&layout) { layout.permute(&[1, 0]) } else { layout };
-    let len = layout.len();
+fn widen(host: &dyn Host, view: View<'_>, layout: Layout, out: &mut Vec<f32>) {
+    let view = in_memory_order(view, layout);
+    let len = view.layout.len();
     out.resize(out.len().max(len), 0.0);
-    View { data: view.data, layout }.load(&mut out[..len]);
+    if !view.in_runs() {
+        return view.load(&mut out[..len]);
+    }
+    chunks(host, &mut out[..len], 4 * TASK, |start, line, _| view.load_range(start, line));
+}
+
+fn in_memory_order<'a>(view: View<'a>, layout: Layout) -> View<'a> {
+    View { data: view.data, layout: if by_columns(&layout) { layout.permute(&[1, 0]) } else { layout } }
 }
 
 fn as_matrix<'a>(data: &'a [f32], layout: &Layout) -> Mat<'a> {
@@ -220,7 +249,7 @@ impl Kernel for Linear {
             }
         };
         let (a_matrix, b_matrix) = (Mat::rows(&a, rows, inputs), Mat::columns(weights, inputs, outputs));
-        io.env.matmul(a_matrix, b_matrix, bias, io.out, 0);
+        io.env.matmul(a_matrix, b_matrix, bias, &mut io.out, 0);
         io.env.scratch[0] = a;
         io.env.scratch[1] = b;
     }

@@ -4,9 +4,15 @@
 //! fits the one published test (integers exact to 2048, then 2049 → 2050). Whether long sums are
 //! exact on hardware is contested.
 
+use pulp::Arch;
+
 use super::elementwise::same_as_x;
 use super::{Call, Fault, Kind, OpDef, Param, Support, Work, may, need};
-use crate::eval::{Arithmetic, Io, Kernel, Layout, Lower, MAX_RANK, View, coalesce, math, round_sum, store};
+use crate::eval::vector::vector_fn;
+use crate::eval::{
+    Arithmetic, Io, Kernel, Layout, Lower, MAX_RANK, TASK, View, chunks, coalesce, math, round_sum, store,
+    with_lines,
+};
 use crate::types::{Shape, TensorType};
 
 const PARAMS: &[Param] = &[may("axes", Kind::Ints), may("keep_dims", Kind::Bool), need("x", Kind::Tensor)];
@@ -106,25 +112,36 @@ impl Kernel for Reduce {
         if results == 0 {
             return;
         }
+        let arch = io.env.arch;
         let mut sums = std::mem::take(&mut io.env.scratch[0]);
         let mut line = std::mem::take(&mut io.env.scratch[1]);
         sums.resize(sums.len().max(results), 0.0);
         let wide = io.env.arithmetic == Arithmetic::Exact && self.how != How::Max && self.how != How::Min;
         // Along memory when the reduced elements are neighbours, across it when the kept ones are.
         let across = kept > 0 && layout.steps()[..kept].contains(&1) && self.how != How::LogSumExp && !wide;
+        let turned = View { data: view.data, layout };
+        let reduce =
+            |y: &mut f32, row: &[f32]| *y = if wide { self.exact(row) } else { self.along(arch, row) };
         if across {
             self.across(view, &layout, kept, &mut sums[..results], &mut line);
+        } else if turned.in_runs() && count > 0 {
+            let task = TASK.div_ceil(count);
+            chunks(&*io.env.host, &mut sums[..results], task, |first, sums, _| {
+                with_lines([sums.len() * count, 0, 0], |[line, ..]| {
+                    turned.load_range(first * count, line);
+                    sums.iter_mut().zip(line.chunks_exact(count)).for_each(|(y, row)| reduce(y, row));
+                });
+            });
         } else {
             line.resize(line.len().max(results * count), 0.0);
-            View { data: view.data, layout }.load(&mut line[..results * count]);
-            for (y, row) in sums[..results].iter_mut().zip(line.chunks_exact(count.max(1))) {
-                *y = if wide { self.exact(row) } else { self.along(row) };
-            }
+            turned.load(&mut line[..results * count]);
+            let rows = line.chunks_exact(count.max(1));
+            sums[..results].iter_mut().zip(rows).for_each(|(y, row)| reduce(y, row));
         }
         if !wide {
             sums[..results].iter_mut().for_each(|y| *y = self.finish(*y, count));
         }
-        store(io.env.arch, io.out, 0, &mut sums[..results], &mut io.env.stats);
+        store(arch, &mut io.out, 0, &mut sums[..results], &mut io.env.stats);
         io.env.scratch[0] = sums;
         io.env.scratch[1] = line;
     }
@@ -178,7 +195,7 @@ impl Reduce {
         });
     }
 
-    fn along(&self, row: &[f32]) -> f32 {
+    fn along(&self, arch: Arch, row: &[f32]) -> f32 {
         if self.how == How::LogSumExp {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             if max == f32::NEG_INFINITY {
@@ -186,23 +203,7 @@ impl Reduce {
             }
             return max + row.iter().map(|x| math::exp(x - max)).sum::<f32>().ln();
         }
-        // Sixteen partial results let the compiler use vectors.
-        let mut lanes = [self.start(); 16];
-        let chunks = row.chunks_exact(16);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane = self.add(*lane, *x);
-            }
-        }
-        let mut sum = self.start();
-        for &lane in &lanes {
-            sum = match self.how {
-                How::Max | How::Min => self.add(sum, lane),
-                _ => sum + lane,
-            };
-        }
-        rest.iter().fold(sum, |sum, x| self.add(sum, *x))
+        along(arch, self, row)
     }
 
     /// Sums in f64, which holds every sum of fp16 values and of their squares exactly enough.
@@ -236,4 +237,32 @@ impl Reduce {
             _ => sum,
         }
     }
+}
+
+vector_fn! {
+    fn along(reduce: &'a Reduce, row: &'a [f32]) -> f32 {
+        match reduce.how {
+            // The plain sums apart, so that their loop is without choices.
+            How::Sum | How::Mean | How::LogSum => fold(row, 0.0, |sum, x| sum + x, |sum, lane| sum + lane),
+            How::Max | How::Min => {
+                fold(row, reduce.start(), |sum, x| reduce.add(sum, x), |sum, lane| reduce.add(sum, lane))
+            }
+            _ => fold(row, 0.0, |sum, x| reduce.add(sum, x), |sum, lane| sum + lane),
+        }
+    }
+}
+
+/// Sixteen partial results let the compiler use vectors.
+#[inline(always)]
+fn fold(row: &[f32], start: f32, add: impl Fn(f32, f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; 16];
+    let chunks = row.chunks_exact(16);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = add(*lane, *x);
+        }
+    }
+    let sum = lanes.iter().fold(start, |sum, &lane| join(sum, lane));
+    rest.iter().fold(sum, |sum, x| add(sum, *x))
 }

@@ -440,10 +440,10 @@ fn scatter(io: &mut Io<'_>, view: View<'_>, part: &Layout) {
     walk.rows(|row, [at]| {
         let from = &line[row * n..][..n];
         if step == 1 || n == 1 {
-            store_exact(io.out, at, from);
+            store_exact(&mut io.out, at, from);
         } else {
             for (j, x) in from.iter().enumerate() {
-                store_exact(io.out, at + j * step as usize, std::slice::from_ref(x));
+                store_exact(&mut io.out, at + j * step as usize, std::slice::from_ref(x));
             }
         }
     });
@@ -492,7 +492,7 @@ fn fill(io: &mut Io<'_>, view: View<'_>) {
     let mut line = std::mem::take(&mut io.env.scratch[0]);
     line.resize(line.len().max(len), 0.0);
     view.load(&mut line[..len]);
-    store_exact(io.out, 0, &line[..len]);
+    store_exact(&mut io.out, 0, &line[..len]);
     io.env.scratch[0] = line;
 }
 
@@ -542,7 +542,7 @@ impl Kernel for Pad {
         let fill = [self.value; 256];
         let len: usize = io.dims.iter().product();
         for at in (0..len).step_by(fill.len()) {
-            store_exact(io.out, at, &fill[..fill.len().min(len - at)]);
+            store_exact(&mut io.out, at, &fill[..fill.len().min(len - at)]);
         }
         scatter(io, view, &inside);
     }
