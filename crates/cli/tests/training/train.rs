@@ -141,8 +141,8 @@ fn other_settings_are_refused_unless_allowed() {
         (ran.code, ran.err.as_str()),
         (
             2,
-            "error: run holds a run with other settings:\n  optimizer.lr: 0.004999999888241291 in the run, \
-             0.009999999776482582 now\n  train.steps: 10 in the run, 20 now\ncontinue it with --allow-drift, start \
+            "error: run holds a run with other settings:\n  optimizer.lr: 0.005 in the run, \
+             0.01 now\n  train.steps: 10 in the run, 20 now\ncontinue it with --allow-drift, start \
              over with --fresh, or name another --out\n"
         )
     );
