@@ -109,7 +109,10 @@ fn no_kill_costs_a_checkpoint_or_changes_a_bit() {
             // A step that was written but not named yet may give way to its repetition for a moment.
             let (after, named_after) = (checkpoints(&dir), named(&dir));
             assert!(named_after >= named_before, "{what}: {named_before:?} became {named_after:?}");
-            assert!(named_after.is_none_or(|step| after.contains(&step)), "{what}: {named_after:?} of {after:?}");
+            assert!(
+                named_after.is_none_or(|step| after.contains(&step)),
+                "{what}: {named_after:?} of {after:?}"
+            );
         }
     }
     lab.trained(&run, &RUN);

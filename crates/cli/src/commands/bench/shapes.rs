@@ -71,8 +71,7 @@ impl Shape {
     /// A shape of one's own: heads of 128 channels, 8192 tokens in the vocabulary.
     pub fn custom(Extents([dim, hidden, layers, seq]): Extents) -> anyhow::Result<Self> {
         let heads = dim / 128;
-        let mut config = RunConfig::default();
-        config.model = ModelConfig {
+        let model = ModelConfig {
             dim,
             hidden,
             layers,
@@ -83,6 +82,7 @@ impl Shape {
             max_seq: seq,
             ..ModelConfig::default()
         };
+        let mut config = RunConfig { model, ..RunConfig::default() };
         config.train.seq = seq;
         Self::new(format!("{dim},{hidden},{layers},{seq}"), config)
     }
