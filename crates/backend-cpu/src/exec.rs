@@ -1,7 +1,7 @@
 //! What every operation needs: threads, instructions, matrix products.
 
 use crate::gemm::Gemm;
-use crate::{CpuError, Into, Isa, Mat, MatMut, Plan, Pool};
+use crate::{CpuError, Into, Isa, Mat, MatMut, Plan, Pool, Right};
 
 /// Threads, vector instructions and the matrix product of one backend.
 pub struct Exec {
@@ -16,12 +16,21 @@ impl Exec {
     /// Starts the threads of a plan.
     pub fn new(plan: &Plan) -> Result<Self, CpuError> {
         let mut pool = Pool::new(plan.threads)?;
-        let gemm = Gemm::new(plan.isa, &mut pool)?;
+        let gemm = Gemm::new(plan.isa, plan.precision, &mut pool)?;
         Ok(Self { pool, isa: plan.isa, gemm })
     }
 
-    /// `c = alpha·a·b`, or `c += alpha·a·b`.
+    /// `c = alpha·a·b`, or `c += alpha·a·b`, in f32.
     pub fn matmul(&mut self, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
         self.gemm.matmul(&self.pool, alpha, a, b, into, c);
+    }
+
+    /// `c = a·b`, or `c += a·b`, in the precision of the plan.
+    ///
+    /// # Panics
+    ///
+    /// When `b` is packed and the precision is f32.
+    pub fn product(&mut self, a: Mat<'_>, b: Right<'_>, into: Into, c: MatMut<'_>) {
+        self.gemm.product(&self.pool, a, b, into, c);
     }
 }

@@ -20,12 +20,13 @@ pub mod probe;
 mod train;
 
 pub use exec::Exec;
-pub use gemm::{Into, Mat, MatMut};
+pub use gemm::bf16::{pack, packed_len};
+pub use gemm::{Into, Mat, MatMut, Packed, Right};
 pub use host::Host;
 pub use infer::CpuInfer;
 pub use isa::Isa;
 pub use memory::{Buffer, CpuError};
 pub use params::Storage;
-pub use plan::Plan;
+pub use plan::{Plan, Precision};
 pub use pool::{Pool, Rows, RowsMut, Split};
 pub use train::{Act, Cpu};

@@ -42,31 +42,55 @@ impl From<CpuError> for backend::Error {
     }
 }
 
+/// Types of which all bit patterns are values, zero bytes among them.
+///
+/// # Safety
+///
+/// That promise.
+pub unsafe trait Plain: Copy + Send + Sync + 'static {}
+
+// SAFETY: numbers.
+unsafe impl Plain for f32 {}
+// SAFETY: numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: numbers.
+unsafe impl Plain for u16 {}
+// SAFETY: numbers.
+unsafe impl Plain for u8 {}
+
 /// Numbers at a 64-byte boundary (large ones in huge pages where there are any), zero at first. Pages that are never touched cost nothing.
-#[derive(Debug, Default)]
-pub struct Buffer {
-    memory: Vec<f32>,
+#[derive(Debug)]
+pub struct Buffer<T = f32> {
+    memory: Vec<T>,
     start: usize,
     len: usize,
 }
 
-/// Numbers in a cache line.
-pub(crate) const LINE: usize = 16;
+impl<T> Default for Buffer<T> {
+    fn default() -> Self {
+        Self { memory: Vec::new(), start: 0, len: 0 }
+    }
+}
 
-/// Numbers in a huge page.
-const HUGE: usize = (2 << 20) / 4;
+/// Bytes of a cache line, and the f32 in it.
+const LINE_BYTES: usize = 64;
+pub(crate) const LINE: usize = LINE_BYTES / 4;
 
-impl Buffer {
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
+
+impl<T: Plain> Buffer<T> {
     /// `len` zeros; `what` names them when there is no memory.
     pub fn zeros(what: &'static str, len: usize) -> Result<Self, CpuError> {
         if len == 0 {
             return Ok(Self::default());
         }
-        let error = || CpuError::OutOfMemory { what, bytes: len as u128 * 4 };
-        let align = if len >= 2 * HUGE { HUGE } else { LINE };
-        let room = len.checked_add(align).ok_or_else(error)?;
-        let mut memory = zeroed(room).ok_or_else(error)?;
-        let start = memory.as_ptr().align_offset(4 * align).min(align);
+        let size = size_of::<T>();
+        let error = || CpuError::OutOfMemory { what, bytes: len as u128 * size as u128 };
+        let align = if len >= 2 * HUGE / size { HUGE } else { LINE_BYTES };
+        let room = len.checked_add(align / size).ok_or_else(error)?;
+        let mut memory = zeroed::<T>(room).ok_or_else(error)?;
+        let start = memory.as_ptr().align_offset(align).min(align / size);
         if align == HUGE {
             ask_for_huge_pages(&mut memory[start..][..len]);
         }
@@ -75,28 +99,33 @@ impl Buffer {
 
     /// `a · b` zeros, with the product checked.
     pub fn zeros_2d(what: &'static str, a: usize, b: usize) -> Result<Self, CpuError> {
-        let len = a.checked_mul(b).ok_or(CpuError::OutOfMemory { what, bytes: 4 * a as u128 * b as u128 })?;
-        Self::zeros(what, len)
+        let bytes = size_of::<T>() as u128 * a as u128 * b as u128;
+        Self::zeros(what, a.checked_mul(b).ok_or(CpuError::OutOfMemory { what, bytes })?)
+    }
+
+    /// Bytes of the numbers.
+    pub fn bytes(&self) -> usize {
+        self.len * size_of::<T>()
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         &self.memory[self.start..][..self.len]
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut self.memory[self.start..][..self.len]
     }
 }
 
 /// Lets the system map 2 MiB at once: a matrix of many pages otherwise waits for address
 /// translation, which costs twice under a hypervisor. A refusal changes nothing but speed.
-fn ask_for_huge_pages(memory: &mut [f32]) {
+fn ask_for_huge_pages<T>(memory: &mut [T]) {
     #[cfg(target_os = "linux")]
     // SAFETY: whole memory of ours, at a page boundary; the advice changes no contents.
     unsafe {
@@ -111,18 +140,18 @@ fn ask_for_huge_pages(memory: &mut [f32]) {
 }
 
 /// `None` when the system has no such memory; the standard way to make a zeroed `Vec` aborts then.
-fn zeroed(len: usize) -> Option<Vec<f32>> {
-    let layout = Layout::array::<f32>(len).ok()?;
+fn zeroed<T: Plain>(len: usize) -> Option<Vec<T>> {
+    let layout = Layout::array::<T>(len).ok()?;
     if layout.size() == 0 {
         return Some(Vec::new());
     }
     // SAFETY: the layout is not empty.
-    let start = unsafe { alloc_zeroed(layout) }.cast::<f32>();
+    let start = unsafe { alloc_zeroed(layout) }.cast::<T>();
     if start.is_null() {
         return None;
     }
-    // SAFETY: `start` comes from the global allocator with the layout of `len` f32, and all of
-    // them are initialised: zero bytes are the number 0.
+    // SAFETY: `start` comes from the global allocator with the layout of `len` values, and all of
+    // them are initialised: zero bytes are one, as `Plain` promises.
     Some(unsafe { Vec::from_raw_parts(start, len, len) })
 }
 
@@ -133,7 +162,7 @@ mod tests {
     #[test]
     fn is_zero_and_aligned() {
         for len in [0, 1, 15, 1000, 3 << 20] {
-            let mut b = Buffer::zeros("test", len).unwrap();
+            let mut b = Buffer::<f32>::zeros("test", len).unwrap();
             assert_eq!(b.len(), len);
             assert!(b.iter().all(|&v| v == 0.0));
             assert!(len == 0 || b.as_ptr().addr().is_multiple_of(64));
@@ -143,10 +172,10 @@ mod tests {
 
     #[test]
     fn too_much_is_an_error_that_names_the_bytes() {
-        let error = Buffer::zeros("activations", 1 << 58).unwrap_err();
+        let error = Buffer::<f32>::zeros("activations", 1 << 58).unwrap_err();
         let wanted = format!("no memory for activations: {} bytes", 1u64 << 60);
         assert!(error.to_string().starts_with(&wanted), "{error}");
-        assert!(Buffer::zeros_2d("x", usize::MAX, 2).is_err());
-        assert!(Buffer::zeros("x", usize::MAX).is_err());
+        assert!(Buffer::<u16>::zeros_2d("x", usize::MAX, 2).is_err());
+        assert!(Buffer::<f32>::zeros("x", usize::MAX).is_err());
     }
 }

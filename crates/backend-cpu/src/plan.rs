@@ -14,13 +14,41 @@ pub struct Plan {
     pub recompute: bool,
     /// Vector instructions.
     pub isa: Isa,
+    /// Of the matrix products of training.
+    pub precision: Precision,
+}
+
+/// Numbers that matrix products multiply. Weights, gradients, sums and all between the products are
+/// f32 in either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 24 bits.
+    F32,
+    /// Operands rounded to 8 bits: twice as fast with [`Precision::in_hardware`], and slower than
+    /// f32 without.
+    Bf16,
+}
+
+impl Precision {
+    /// Whether these instructions multiply in it.
+    pub fn in_hardware(self, isa: Isa) -> bool {
+        self == Precision::F32 || crate::gemm::bf16::in_hardware(isa)
+    }
+
+    /// Its name in settings and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
 }
 
 impl Plan {
     /// A plan for micro-batches of at most `max_tokens` tokens on every core, keeping activations.
     pub fn new(max_tokens: usize) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { max_tokens, threads, recompute: false, isa: Isa::detect() }
+        Self { max_tokens, threads, recompute: false, isa: Isa::detect(), precision: Precision::F32 }
     }
 
     /// The same with another number of threads.
@@ -31,5 +59,10 @@ impl Plan {
     /// The same with or without recomputation.
     pub fn with_recompute(self, recompute: bool) -> Self {
         Self { recompute, ..self }
+    }
+
+    /// The same in another precision.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 }

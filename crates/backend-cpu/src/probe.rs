@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use crate::gemm::bf16;
 use crate::isa::simd;
 use crate::kernels::vector::{LANES, fma};
 use crate::{Buffer, CpuError, Isa, Pool, Rows};
@@ -38,6 +39,24 @@ pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
         });
     };
     Ok(flops / best_of(60, run).as_secs_f64() / 1e9)
+}
+
+/// Most multiply-adds of bf16 pairs that `threads` threads do together, in GFLOP/s, likewise; `None`
+/// without instructions for them.
+pub fn peak_bf16_gflops(threads: usize) -> Result<Option<f64>, CpuError> {
+    const STEPS: usize = 50_000;
+    let pool = Pool::new(threads)?;
+    let isa = Isa::detect();
+    if !crate::Precision::Bf16.in_hardware(isa) {
+        return Ok(None);
+    }
+    let run = || {
+        pool.run(pool.threads(), |_| {
+            black_box(bf16::spin(isa, black_box(STEPS)));
+        });
+    };
+    let flops = bf16::FLOPS_PER_SPIN as f64 * (STEPS * pool.threads()) as f64;
+    Ok(Some(flops / best_of(60, run).as_secs_f64() / 1e9))
 }
 
 /// Memory that `threads` threads read together, in GB/s (10⁹ bytes): the best of several passes

@@ -1,4 +1,4 @@
-//! Matrix products in f32.
+//! Matrix products in f32, and in [`bf16`].
 //!
 //! ```text
 //! c[i,j]  = α · Σ_p a[i,p]·b[p,j]        or +=
@@ -12,14 +12,17 @@
 mod accelerate;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod bf16;
 mod dots;
 mod portable;
 
 use std::marker::PhantomData;
 
+pub use bf16::{Packed, Right};
+
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
-use crate::{CpuError, Isa, Pool};
+use crate::{CpuError, Isa, Pool, Precision};
 
 /// A matrix to read.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +102,14 @@ impl<'a> MatMut<'a> {
         Self { data, rows, cols, row_stride, borrow: PhantomData }
     }
 
+    /// The sum of no products.
+    fn clear(&mut self, into: Into) {
+        for i in 0..if into == Into::Set { self.rows } else { 0 } {
+            // SAFETY: row `i` of a matrix that we alone may write; zero bytes are zeros.
+            unsafe { self.target().at(i, 0).data.write_bytes(0, self.cols) };
+        }
+    }
+
     fn target(&mut self) -> Target {
         Target { data: self.data, row_stride: self.row_stride }
     }
@@ -146,16 +157,31 @@ const SERIAL: usize = 1 << 17;
 /// One task of a product: its number and the scratch of its thread.
 type Task<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
 
+/// Hands out the tasks of a product of this many multiply-adds.
+fn tasks(pool: &Pool, work: usize) -> impl Fn(usize, &Task<'_>) {
+    move |tasks, f| {
+        if work < SERIAL {
+            pool.run_with_scratch(1, |_, scratch| (0..tasks).for_each(|task| f(task, scratch)));
+        } else {
+            pool.run_with_scratch(tasks, f);
+        }
+    }
+}
+
 /// Matrix products with their packing memory.
 pub(crate) struct Gemm {
     isa: Isa,
     #[cfg(target_arch = "x86_64")]
     packs: avx512::Packs,
+    bf16: Option<bf16::Packs>,
 }
 
 impl Gemm {
     /// For these instructions, on the threads of `pool`.
-    pub fn new(isa: Isa, pool: &mut Pool) -> Result<Self, CpuError> {
+    pub fn new(isa: Isa, precision: Precision, pool: &mut Pool) -> Result<Self, CpuError> {
+        if precision == Precision::Bf16 {
+            pool.reserve_scratch(bf16::SCRATCH)?;
+        }
         #[cfg(target_arch = "x86_64")]
         if isa.level() == Level::Avx512 {
             pool.reserve_scratch(avx512::SCRATCH)?;
@@ -166,7 +192,30 @@ impl Gemm {
             isa,
             #[cfg(target_arch = "x86_64")]
             packs: avx512::Packs::new(isa)?,
+            bf16: (precision == Precision::Bf16).then(|| bf16::Packs::new(isa)).transpose()?,
         })
+    }
+
+    /// `c = a·b`, or `c += a·b`, in the precision that [`Gemm::new`] was given.
+    ///
+    /// # Panics
+    ///
+    /// When the shapes do not fit each other, or `b` is packed and the precision f32.
+    pub fn product(&mut self, pool: &Pool, a: Mat<'_>, b: Right<'_>, into: Into, mut c: MatMut<'_>) {
+        let Some(packs) = &mut self.bf16 else {
+            let Right::Plain(b) = b else { panic!("packed weights are of bf16") };
+            return self.matmul(pool, 1.0, a, b, into, c);
+        };
+        let (k, n) = b.shape();
+        assert_eq!(a.cols, k, "inner extents");
+        assert_eq!((a.rows, n), (c.rows, c.cols), "outer extents");
+        if a.rows == 0 || n == 0 {
+            return;
+        }
+        if k == 0 {
+            return c.clear(into);
+        }
+        packs.matmul(tasks(pool, a.rows * n * k), a, b, into, c.target());
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`, the one that [`Gemm::new`]
@@ -183,20 +232,9 @@ impl Gemm {
             return;
         }
         if k == 0 {
-            for i in 0..if into == Into::Set { m } else { 0 } {
-                // SAFETY: row `i` of a matrix that we alone may write; zero bytes are zeros.
-                unsafe { c.target().at(i, 0).data.write_bytes(0, n) };
-            }
-            return;
+            return c.clear(into);
         }
-        let serial = m * n * k < SERIAL;
-        let run = |tasks: usize, f: &Task<'_>| {
-            if serial {
-                pool.run_with_scratch(1, |_, scratch| (0..tasks).for_each(|task| f(task, scratch)));
-            } else {
-                pool.run_with_scratch(tasks, f);
-            }
-        };
+        let run = tasks(pool, m * n * k);
         let c = c.target();
         if m <= FEW_ROWS && a.col_stride == 1 && b.row_stride == 1 {
             return dots::matmul(self.isa, run, alpha, a, b, into, c);

@@ -1,0 +1,337 @@
+//! Packing and products with the dot-product instructions of AVX-512 BF16.
+//!
+//! One `vdpbf16ps` adds 16 products of pairs: twice the work of an f32 multiply-add. It rounds
+//! sums to nearest and counts numbers below the smallest normal one as zero.
+
+use std::arch::x86_64::*;
+
+use super::{MR, NR, V};
+use crate::gemm::{Into, Mat, Target};
+
+/// Whether this machine has the instructions.
+pub(super) fn detected() -> bool {
+    is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
+}
+
+/// See [`super::Unit::pack_rows`].
+///
+/// # Safety
+///
+/// The instructions are there; `to` is writable for `a.rows` rounded up to [`MR`], times the pairs
+/// of `a.cols`.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn pack_rows(a: Mat<'_>, to: *mut u32) {
+    let (rows, pairs) = (a.rows, a.cols.div_ceil(2));
+    for i in (0..rows).step_by(2 * MR) {
+        let count = (2 * MR).min(rows - i);
+        // SAFETY: reads are masked to the matrix; writes go to the panels of the rows that are there.
+        let store = |p: usize, x: __m512i| unsafe {
+            let at = to.add(i * pairs + p * MR);
+            _mm256_storeu_si256(at.cast(), _mm512_castsi512_si256(x));
+            if count > MR {
+                _mm256_storeu_si256(at.add(MR * pairs).cast(), _mm512_extracti64x4_epi64::<1>(x));
+            }
+        };
+        // SAFETY: as above.
+        unsafe { sixteen(a.part(i, count, 0, a.cols), store) };
+    }
+}
+
+/// See [`super::Unit::pack_columns`].
+///
+/// # Safety
+///
+/// The instructions are there; `to` is writable for the pairs of `b.rows`, times `b.cols` rounded
+/// up to [`V`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn pack_columns(b: Mat<'_>, to: *mut u32) {
+    let width = b.cols.next_multiple_of(V);
+    for j in (0..b.cols).step_by(V) {
+        let columns = b.part(0, b.rows, j, V.min(b.cols - j)).t();
+        // SAFETY: writes as the caller promised; reads are masked to the matrix.
+        unsafe { sixteen(columns, |p, x| _mm512_storeu_si512(to.add(p * width + j).cast(), x)) };
+    }
+}
+
+/// Gives the pairs of up to 16 rows, one vector with a pair of each row after the other; missing
+/// rows and the missing half of the last pair are zeros.
+///
+/// # Safety
+///
+/// The instructions are there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn sixteen(a: Mat<'_>, mut store: impl FnMut(usize, __m512i)) {
+    let (rows, depth, from) = (a.rows, a.cols, a.data.as_ptr());
+    let mask = u16::MAX >> (V - rows);
+    if a.row_stride == 1 {
+        for p in 0..depth.div_ceil(2) {
+            let at = from.wrapping_add(2 * p * a.col_stride);
+            let odd = if 2 * p + 1 < depth { mask } else { 0 };
+            // SAFETY: masked to the rows that are there.
+            let (low, high) = unsafe {
+                (_mm512_maskz_loadu_ps(mask, at), _mm512_maskz_loadu_ps(odd, at.wrapping_add(a.col_stride)))
+            };
+            store(p, interleave(low, high));
+        }
+        return;
+    }
+    assert_eq!(a.col_stride, 1, "one stride of a matrix is 1");
+    for k in (0..depth).step_by(2 * V) {
+        let left = (depth - k).min(2 * V);
+        let low = u16::MAX >> (V - left.min(V));
+        let high = (u32::from(u16::MAX) >> (2 * V - left.max(V))) as u16;
+        let mut r = [_mm512_setzero_si512(); V];
+        for (i, r) in r.iter_mut().enumerate().take(rows) {
+            let at = from.wrapping_add(i * a.row_stride + k);
+            // SAFETY: masked to the numbers of a row that is there.
+            let (low, high) =
+                unsafe { (_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(V))) };
+            *r = bits(_mm512_cvtne2ps_pbh(high, low));
+        }
+        for (q, x) in transpose(r).into_iter().enumerate().take(left.div_ceil(2)) {
+            store(k / 2 + q, x);
+        }
+    }
+}
+
+/// Pairs `(low[i], high[i])`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn interleave(low: __m512, high: __m512) -> __m512i {
+    const ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 16 {
+            order[2 * i] = i as u16;
+            order[2 * i + 1] = 16 + i as u16;
+            i += 1;
+        }
+        order
+    };
+    // SAFETY: 64 bytes of a constant.
+    let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
+    _mm512_permutexvar_epi16(order, bits(_mm512_cvtne2ps_pbh(high, low)))
+}
+
+#[inline]
+fn bits(x: __m512bh) -> __m512i {
+    // SAFETY: both are 64 bytes of plain numbers.
+    unsafe { std::mem::transmute(x) }
+}
+
+#[inline]
+fn pairs_of(x: __m512i) -> __m512bh {
+    // SAFETY: as above.
+    unsafe { std::mem::transmute(x) }
+}
+
+/// Rows and columns of 16 × 16 pairs exchanged.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn transpose(r: [__m512i; V]) -> [__m512i; V] {
+    // In each 128-bit lane: pairs of rows, then groups of four rows.
+    let mut u = [_mm512_setzero_si512(); V];
+    for g in 0..4 {
+        let [a, b, c, d] = [r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]];
+        let (ab0, ab1) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (cd0, cd1) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        u[4 * g] = _mm512_unpacklo_epi64(ab0, cd0);
+        u[4 * g + 1] = _mm512_unpackhi_epi64(ab0, cd0);
+        u[4 * g + 2] = _mm512_unpacklo_epi64(ab1, cd1);
+        u[4 * g + 3] = _mm512_unpackhi_epi64(ab1, cd1);
+    }
+    // Lane `l` of `u[4g + j]` holds column `4l + j` of rows `4g..4g + 4`.
+    let mut out = [_mm512_setzero_si512(); V];
+    for j in 0..4 {
+        for (l, x) in lanes([u[j], u[4 + j], u[8 + j], u[12 + j]]).into_iter().enumerate() {
+            out[4 * l + j] = x;
+        }
+    }
+    out
+}
+
+/// 128-bit lanes of four vectors, rows and columns exchanged.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (even_ab, odd_ab) = (_mm512_shuffle_i64x2::<0x88>(a, b), _mm512_shuffle_i64x2::<0xDD>(a, b));
+    let (even_cd, odd_cd) = (_mm512_shuffle_i64x2::<0x88>(c, d), _mm512_shuffle_i64x2::<0xDD>(c, d));
+    [
+        _mm512_shuffle_i64x2::<0x88>(even_ab, even_cd),
+        _mm512_shuffle_i64x2::<0x88>(odd_ab, odd_cd),
+        _mm512_shuffle_i64x2::<0xDD>(even_ab, even_cd),
+        _mm512_shuffle_i64x2::<0xDD>(odd_ab, odd_cd),
+    ]
+}
+
+/// See [`super::Unit::turn`].
+///
+/// # Safety
+///
+/// The instructions are there; `from` holds `pairs` vectors of 16 rows, `stride` numbers apart;
+/// `to` is writable for 8 vectors, [`super::turned_width`] numbers apart, of `pairs` pairs each.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, to: *mut u32) {
+    let width = super::turned_width(pairs);
+    // The middle two numbers of four exchange places: two rows of pairs become two pairs of rows.
+    let order = _mm512_set4_epi32(0x0F0E_0B0A, 0x0D0C_0908, 0x0706_0302, 0x0504_0100);
+    for p in (0..pairs).step_by(8) {
+        let mut r = [_mm512_setzero_si512(); 8];
+        for (u, r) in r.iter_mut().enumerate().take(pairs - p) {
+            // SAFETY: one of the vectors that the caller promised.
+            let x = unsafe { _mm512_loadu_si512(from.add((p + u) * stride).cast()) };
+            *r = _mm512_shuffle_epi8(x, order);
+        }
+        // 64-bit blocks of eight vectors, rows and columns exchanged.
+        let mut low = [_mm512_setzero_si512(); 4];
+        let mut high = low;
+        for g in 0..4 {
+            low[g] = _mm512_unpacklo_epi64(r[2 * g], r[2 * g + 1]);
+            high[g] = _mm512_unpackhi_epi64(r[2 * g], r[2 * g + 1]);
+        }
+        let (low, high) = (lanes(low), lanes(high));
+        for l in 0..4 {
+            // SAFETY: as the caller promised; the width has room for whole vectors.
+            unsafe {
+                _mm512_storeu_si512(to.add(2 * l * width + 2 * p).cast(), low[l]);
+                _mm512_storeu_si512(to.add((2 * l + 1) * width + 2 * p).cast(), high[l]);
+            }
+        }
+    }
+}
+
+/// See [`super::Unit::panels`].
+///
+/// # Safety
+///
+/// The instructions are there; `a` and `b` hold the packed panels of this shape; `c` is writable
+/// for `rows` rows of `cols` numbers and nobody else uses it.
+#[allow(clippy::too_many_arguments)]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn panels(
+    rows: usize,
+    cols: usize,
+    pairs: usize,
+    a: (*const u32, usize),
+    b: (*const u32, usize),
+    c: Target,
+    into: Into,
+) {
+    for j in (0..cols).step_by(NR) {
+        let width = NR.min(cols - j);
+        let mask = u16::MAX >> (width.next_multiple_of(V) - width);
+        for i in (0..rows).step_by(MR) {
+            // SAFETY: inside the packed operands and `c`, as the caller promised.
+            unsafe {
+                let (a, b, c) = (a.0.add(i * a.1), b.0.add(j * b.1), c.at(i, j));
+                let tile = match width.div_ceil(V) {
+                    1 => tile_rows::<1>,
+                    2 => tile_rows::<2>,
+                    _ => tile_rows::<3>,
+                };
+                tile(MR.min(rows - i), pairs, a, b, c, mask, into);
+            }
+        }
+    }
+}
+
+/// [`tile`] for a number of rows known at run time.
+///
+/// # Safety
+///
+/// As for [`tile`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn tile_rows<const VECTORS: usize>(
+    rows: usize,
+    pairs: usize,
+    a: *const u32,
+    b: *const u32,
+    c: Target,
+    mask: u16,
+    into: Into,
+) {
+    // SAFETY: the caller's promises are passed on.
+    unsafe {
+        match rows {
+            1 => tile::<1, VECTORS>(pairs, a, b, c, mask, into),
+            2 => tile::<2, VECTORS>(pairs, a, b, c, mask, into),
+            3 => tile::<3, VECTORS>(pairs, a, b, c, mask, into),
+            4 => tile::<4, VECTORS>(pairs, a, b, c, mask, into),
+            5 => tile::<5, VECTORS>(pairs, a, b, c, mask, into),
+            6 => tile::<6, VECTORS>(pairs, a, b, c, mask, into),
+            7 => tile::<7, VECTORS>(pairs, a, b, c, mask, into),
+            _ => tile::<8, VECTORS>(pairs, a, b, c, mask, into),
+        }
+    }
+}
+
+/// `ROWS` rows and `VECTORS` vectors of `c`; `mask` says which numbers of the last vector count.
+///
+/// # Safety
+///
+/// The instructions are there; `a` holds `pairs · MR` pairs, `b` `pairs · VECTORS · V`; `c` is
+/// writable for `ROWS` rows of the columns that count, and nobody else uses them.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
+    pairs: usize,
+    mut a: *const u32,
+    mut b: *const u32,
+    c: Target,
+    mask: u16,
+    into: Into,
+) {
+    // SAFETY: every access is inside what the caller promised; prefetches may be anywhere.
+    unsafe {
+        for i in 0..ROWS {
+            let row = c.data.wrapping_add(i * c.row_stride);
+            for v in 0..VECTORS {
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(v * V).cast());
+            }
+        }
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+        for _ in 0..pairs {
+            let mut columns = [_mm512_setzero_si512(); VECTORS];
+            for (v, column) in columns.iter_mut().enumerate() {
+                *column = _mm512_loadu_si512(b.add(v * V).cast());
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = pairs_of(_mm512_set1_epi32(*a.add(i) as i32));
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = _mm512_dpbf16_ps(*sum, x, pairs_of(column));
+                }
+            }
+            a = a.add(MR);
+            b = b.add(VECTORS * V);
+        }
+        for (i, sums) in sums.into_iter().enumerate() {
+            let row = c.data.add(i * c.row_stride);
+            for (v, sum) in sums.into_iter().enumerate() {
+                let mask = if v + 1 == VECTORS { mask } else { u16::MAX };
+                let at = row.add(v * V);
+                let value = match into {
+                    Into::Set => sum,
+                    Into::Add => _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, at)),
+                };
+                _mm512_mask_storeu_ps(at, mask, value);
+            }
+        }
+    }
+}
+
+/// `steps` times 24 dot products of 32 numbers that wait for nothing but themselves.
+///
+/// # Safety
+///
+/// The instructions are there.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn dot_products(steps: usize, x: u32) -> f32 {
+    let x = pairs_of(_mm512_set1_epi32(x as i32));
+    let mut sums = [_mm512_setzero_ps(); super::CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, x, x);
+        }
+    }
+    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+}

@@ -1,0 +1,583 @@
+//! Matrix products in bf16: operands rounded to 8 bits of precision, products added up in f32.
+//!
+//! Two numbers that follow each other in the depth of the product lie together in 32 bits, a
+//! *pair*. `a` is cut into panels of [`MR`] rows, stored `[pairs][MR]`; `b` into panels of [`NR`]
+//! columns, stored `[pairs][columns]`, columns padded with zeros to whole vectors of [`V`].
+//!
+//! A weight matrix is packed once per update ([`Packed`]) as the right operand of `x·wᵀ`. The way
+//! back wants `dy·w`, in which other numbers are neighbours: each task turns the blocks that it
+//! needs on their way into the second-level cache, which costs a hundredth of the product, where a
+//! second copy would cost 2 bytes per weight.
+//!
+//! The driver, the layouts and the order of all sums are the same with the instructions and
+//! without them.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod emulated;
+
+use super::{Into, Mat, Target, Task};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Level;
+use crate::{Buffer, CpuError, Isa};
+
+/// Rows of a panel of `a`.
+const MR: usize = 8;
+/// Pairs of a vector.
+const V: usize = 16;
+/// Columns of a panel of `b`.
+pub(crate) const NR: usize = 3 * V;
+/// Deepest block: a panel of `b` of this depth is 74 KB.
+const KC: usize = 768;
+/// Pairs of the operand that all threads read: 16 MiB.
+const SHARED: usize = 4 << 20;
+/// Most rows, or columns, of that operand at once.
+const SHARED_ROWS: usize = 2048;
+/// Multiply-adds that make a task worth handing out.
+const WORK: usize = 4 << 20;
+/// Most rows of `a`, and most panels of `b`, that a task packs for itself.
+const TASK_ROWS: usize = 256;
+const TASK_PANELS: usize = 4;
+
+/// Sums of the loop that measures the peak.
+const CHAINS: usize = 24;
+
+/// Columns of a block of `pairs` pairs of columns after [`Unit::turn`].
+fn turned_width(pairs: usize) -> usize {
+    (2 * pairs).next_multiple_of(V)
+}
+
+/// Who computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    /// AVX-512 BF16: made only where it was detected.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// Plain Rust.
+    Emulated,
+}
+
+impl Unit {
+    fn new(isa: Isa) -> Self {
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if avx512::detected() => Unit::Avx512,
+            _ => Unit::Emulated,
+        }
+    }
+
+    /// Packs rows into panels, one after the other.
+    ///
+    /// # Safety
+    ///
+    /// `to` is writable for `a.rows` rounded up to [`MR`], times the pairs of `a.cols`.
+    unsafe fn pack_rows(self, a: Mat<'_>, to: *mut u32) {
+        // SAFETY: the caller's promise; this unit is there.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Unit::Avx512 => avx512::pack_rows(a, to),
+                Unit::Emulated => emulated::pack_rows(a, to),
+            }
+        }
+    }
+
+    /// Packs at most [`NR`] columns into one panel.
+    ///
+    /// # Safety
+    ///
+    /// `to` is writable for the pairs of `b.rows`, times `b.cols` rounded up to [`V`].
+    unsafe fn pack_columns(self, b: Mat<'_>, to: *mut u32) {
+        // SAFETY: the caller's promise; this unit is there.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Unit::Avx512 => avx512::pack_columns(b, to),
+                Unit::Emulated => emulated::pack_columns(b, to),
+            }
+        }
+    }
+
+    /// Turns `pairs` vectors of 16 rows, each a pair of neighbouring columns, into 8 vectors of
+    /// columns, each a pair of neighbouring rows.
+    ///
+    /// # Safety
+    ///
+    /// `from` holds the vectors, `stride` numbers apart; `to` is writable for 8 times
+    /// [`turned_width`] numbers.
+    unsafe fn turn(self, from: *const u32, stride: usize, pairs: usize, to: *mut u32) {
+        // SAFETY: the caller's promise; this unit is there.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Unit::Avx512 => avx512::turn(from, stride, pairs, to),
+                Unit::Emulated => emulated::turn(from, stride, pairs, to),
+            }
+        }
+    }
+
+    /// The product of packed operands, `pairs` deep. `a` and `b` come with the numbers from one
+    /// row, or column, of a panel border to the next: `a.1` times [`MR`] from panel to panel.
+    ///
+    /// # Safety
+    ///
+    /// `a` and `b` hold panels of this shape; `c` is writable for `rows` rows of `cols` numbers
+    /// and nobody else uses it.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn panels(
+        self,
+        rows: usize,
+        cols: usize,
+        pairs: usize,
+        a: (*const u32, usize),
+        b: (*const u32, usize),
+        c: Target,
+        into: Into,
+    ) {
+        // SAFETY: the caller's promise; this unit is there.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Unit::Avx512 => avx512::panels(rows, cols, pairs, a, b, c, into),
+                Unit::Emulated => emulated::panels(rows, cols, pairs, a, b, c, into),
+            }
+        }
+    }
+}
+
+/// Whether products in bf16 have instructions of their own at this level.
+pub fn in_hardware(isa: Isa) -> bool {
+    Unit::new(isa) != Unit::Emulated
+}
+
+/// Floating-point operations of one step of [`spin`].
+pub(crate) const FLOPS_PER_SPIN: usize = 4 * V * CHAINS;
+
+/// `steps` rounds of dot products without memory, for the peak; nothing without the instructions.
+pub(crate) fn spin(isa: Isa, steps: usize) -> f32 {
+    match Unit::new(isa) {
+        // SAFETY: this unit is there.
+        #[cfg(target_arch = "x86_64")]
+        Unit::Avx512 => unsafe { avx512::dot_products(steps, 0x3F80_3F80) },
+        Unit::Emulated => 0.0,
+    }
+}
+
+/// A weight matrix `[rows, cols]` in the layout of the kernel: panels of [`NR`] rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    data: &'a [u32],
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> Packed<'a> {
+    /// A matrix that [`pack`] wrote.
+    pub fn new(data: &'a [u32], rows: usize, cols: usize) -> Self {
+        assert!(data.len() >= packed_len(rows, cols), "a packed matrix ends beyond its numbers");
+        Self { data, rows, cols }
+    }
+}
+
+/// Numbers of a packed matrix.
+pub fn packed_len(rows: usize, cols: usize) -> usize {
+    rows.next_multiple_of(V) * cols.div_ceil(2)
+}
+
+/// Packs a panel of at most [`NR`] rows of weights.
+pub fn pack(isa: Isa, w: Mat<'_>, to: &mut [u32]) {
+    assert!(w.rows <= NR && to.len() >= packed_len(w.rows, w.cols), "room for a panel");
+    // SAFETY: the room was checked.
+    unsafe { Unit::new(isa).pack_columns(w.t(), to.as_mut_ptr()) };
+}
+
+/// The right operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Right<'a> {
+    /// Rounded and packed on the way.
+    Plain(Mat<'a>),
+    /// The transposed of packed weights.
+    PackedT(Packed<'a>),
+    /// Packed weights.
+    Packed(Packed<'a>),
+}
+
+impl Right<'_> {
+    /// Rows and columns.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        match self {
+            Right::Plain(b) => (b.rows, b.cols),
+            Right::PackedT(w) => (w.cols, w.rows),
+            Right::Packed(w) => (w.rows, w.cols),
+        }
+    }
+}
+
+/// Memory for the operand that all threads read.
+pub(super) struct Packs {
+    unit: Unit,
+    shared: Buffer<u32>,
+}
+
+/// Numbers that a task packs for itself.
+pub(super) const SCRATCH: usize =
+    if TASK_ROWS > TASK_PANELS * NR { TASK_ROWS } else { TASK_PANELS * NR } * KC / 2;
+
+impl Packs {
+    pub(super) fn new(isa: Isa) -> Result<Self, CpuError> {
+        Ok(Self { unit: Unit::new(isa), shared: Buffer::zeros("packed matrices", SHARED)? })
+    }
+
+    /// `c = a·b`, or `c += a·b`. `run` gives each task [`SCRATCH`] numbers.
+    pub(super) fn matmul(
+        &mut self,
+        run: impl Fn(usize, &Task<'_>),
+        a: Mat<'_>,
+        b: Right<'_>,
+        into: Into,
+        c: Target,
+    ) {
+        match b {
+            Right::Plain(b) if a.rows > b.cols => self.by_rows(run, a, b, into, c),
+            _ => self.by_columns(run, a, b, into, c),
+        }
+    }
+
+    /// All threads read `a`; each task has some columns.
+    fn by_columns(
+        &mut self,
+        run: impl Fn(usize, &Task<'_>),
+        a: Mat<'_>,
+        b: Right<'_>,
+        into: Into,
+        c: Target,
+    ) {
+        let (unit, shared) = (self.unit, Shared(self.shared.as_mut_ptr()));
+        let (m, k, n) = (a.rows, a.cols, b.shape().1);
+        for (i0, rows) in blocks(m, SHARED_ROWS, MR) {
+            let most = 2 * SHARED / rows.next_multiple_of(MR);
+            for (p0, depth) in blocks(k, most / KC * KC, KC) {
+                let into = if p0 == 0 { into } else { Into::Add };
+                let (a, pairs) = (a.part(i0, rows, p0, depth), depth.div_ceil(2));
+                pack_shared(&run, rows, 8 * MR, |row, rows| {
+                    // SAFETY: tasks write different panels, of SHARED numbers in all.
+                    unsafe { unit.pack_rows(a.part(row, rows, 0, depth), shared.at(row * pairs)) };
+                });
+                let width = NR * (WORK / (rows * depth * NR)).clamp(1, TASK_PANELS);
+                run(n.div_ceil(width), &|task, scratch| {
+                    assert!(scratch.len() >= SCRATCH);
+                    let own = scratch.as_mut_ptr().cast::<u32>();
+                    let first = task * width;
+                    for (q0, depth) in blocks(depth, KC, V) {
+                        let into = if q0 == 0 { into } else { Into::Add };
+                        for col in (first..n.min(first + width)).step_by(NR) {
+                            let cols = NR.min(n - col);
+                            // SAFETY: the panel fits the scratch, which has room for whole vectors;
+                            // `a` was packed above; this task alone writes these columns of `c`.
+                            unsafe {
+                                let b = panel(unit, b, p0 + q0, depth, col, cols, own);
+                                let a = (shared.at(q0 / 2 * MR).cast_const(), pairs);
+                                unit.panels(rows, cols, depth.div_ceil(2), a, (b, 0), c.at(i0, col), into);
+                            }
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    /// All threads read `b`; each task has some rows.
+    fn by_rows(&mut self, run: impl Fn(usize, &Task<'_>), a: Mat<'_>, b: Mat<'_>, into: Into, c: Target) {
+        let (unit, shared) = (self.unit, Shared(self.shared.as_mut_ptr()));
+        let (m, k, n) = (a.rows, a.cols, b.cols);
+        for (j0, cols) in blocks(n, SHARED_ROWS, NR) {
+            let most = 2 * SHARED / cols.next_multiple_of(V);
+            for (p0, depth) in blocks(k, most / KC * KC, KC) {
+                let into = if p0 == 0 { into } else { Into::Add };
+                let pairs = depth.div_ceil(2);
+                let b = b.part(p0, depth, j0, cols);
+                pack_shared(&run, cols, NR, |col, cols| {
+                    // SAFETY: tasks write different panels, of SHARED numbers in all.
+                    unsafe { unit.pack_columns(b.part(0, depth, col, cols), shared.at(col * pairs)) };
+                });
+                let height = (WORK / (cols * depth)).next_multiple_of(2 * MR).clamp(2 * MR, TASK_ROWS);
+                run(m.div_ceil(height), &|task, scratch| {
+                    assert!(scratch.len() >= SCRATCH);
+                    let own = scratch.as_mut_ptr().cast::<u32>();
+                    let row = task * height;
+                    let rows = height.min(m - row);
+                    for (q0, depth) in blocks(depth, KC, V) {
+                        let into = if q0 == 0 { into } else { Into::Add };
+                        let deep = depth.div_ceil(2);
+                        // SAFETY: the rows fit the scratch; `b` was packed above; this task alone
+                        // writes these rows of `c`. Only the last panel of `b` may be narrower.
+                        unsafe {
+                            unit.pack_rows(a.part(row, rows, p0 + q0, depth), own);
+                            for col in (0..cols).step_by(NR) {
+                                let count = NR.min(cols - col);
+                                let skip = q0 / 2 * count.next_multiple_of(V);
+                                let b = (shared.at(col * pairs + skip).cast_const(), 0);
+                                let c = c.at(row, j0 + col);
+                                unit.panels(rows, count, deep, (own.cast_const(), deep), b, c, into);
+                            }
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A panel of `b`: rows `p0..p0 + depth`, columns `col..col + cols`, from a panel border on.
+///
+/// # Safety
+///
+/// `own` is writable for `depth` rounded up to [`V`], halved, times `cols` rounded up to [`V`].
+unsafe fn panel(
+    unit: Unit,
+    b: Right<'_>,
+    p0: usize,
+    depth: usize,
+    col: usize,
+    cols: usize,
+    own: *mut u32,
+) -> *const u32 {
+    match b {
+        Right::Plain(b) => {
+            // SAFETY: the caller's promise.
+            unsafe { unit.pack_columns(b.part(p0, depth, col, cols), own) };
+            own
+        }
+        Right::PackedT(w) => {
+            let start = col * w.cols.div_ceil(2) + p0 / 2 * cols.next_multiple_of(V);
+            w.data[start..].as_ptr()
+        }
+        Right::Packed(w) => {
+            let (deep, pairs) = (w.cols.div_ceil(2), cols.div_ceil(2));
+            let width = turned_width(pairs);
+            for row in (p0..p0 + depth).step_by(V) {
+                let first = row / NR * NR;
+                let stride = NR.min(w.rows - first).next_multiple_of(V);
+                let start = first * deep + col / 2 * stride + (row - first);
+                assert!(start + (pairs - 1) * stride + V <= w.data.len());
+                // SAFETY: the vectors are inside the packed matrix (asserted), and the result
+                // inside what the caller promised.
+                unsafe {
+                    unit.turn(w.data[start..].as_ptr(), stride, pairs, own.add((row - p0) / 2 * width));
+                }
+            }
+            own
+        }
+    }
+}
+
+/// Packs `total` rows or columns for all threads, in tasks of `step`.
+fn pack_shared(
+    run: &impl Fn(usize, &Task<'_>),
+    total: usize,
+    step: usize,
+    pack: impl Fn(usize, usize) + Sync,
+) {
+    run(total.div_ceil(step), &|task, _| {
+        let start = task * step;
+        pack(start, step.min(total - start));
+    });
+}
+
+/// Cuts `total` into pieces `(start, len)` of nearly equal length: at most `most`, multiples of
+/// `unit` but for the last.
+fn blocks(total: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = total.div_ceil(most);
+    let len = total.div_ceil(count).next_multiple_of(unit);
+    (0..total).step_by(len).map(move |start| (start, len.min(total - start)))
+}
+
+/// Memory that tasks write in different places, and then all read.
+#[derive(Clone, Copy)]
+struct Shared(*mut u32);
+
+// SAFETY: a pointer; whoever uses it says why nobody else writes there.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn at(self, index: usize) -> *mut u32 {
+        self.0.wrapping_add(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::check::{assert_close, values};
+    use crate::{Exec, MatMut, Plan, Precision};
+
+    fn exec(isa: Isa, threads: usize) -> Exec {
+        let plan = Plan { isa, ..Plan::new(1).with_threads(threads) };
+        Exec::new(&plan.with_precision(Precision::Bf16)).unwrap()
+    }
+
+    /// Levels with the instructions, where there are any, and one without.
+    fn levels() -> Vec<Isa> {
+        let mut levels: Vec<_> = Isa::available().iter().copied().filter(|&isa| in_hardware(isa)).collect();
+        levels.push(Isa::available()[0]);
+        levels
+    }
+
+    fn rounded(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&x| half::bf16::from_f32(x).to_f64()).collect()
+    }
+
+    /// `Σ a·b` of rounded operands, `[m, k]` and `[k, n]`.
+    fn plain(a: &[f64], b: &[f64], (m, n, k): (usize, usize, usize)) -> Vec<f64> {
+        let dot = |i, j| (0..k).map(|p| a[i * k + p] * b[p * n + j]).sum();
+        (0..m * n).map(|ij| dot(ij / n, ij % n)).collect()
+    }
+
+    /// The transposed of a `[cols, rows]` matrix: `[rows, cols]`.
+    fn turned(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+        (0..rows * cols).map(|i| x[i % cols * rows + i / cols]).collect()
+    }
+
+    fn packed(isa: Isa, w: &[f32], rows: usize, cols: usize) -> Vec<u32> {
+        let mut to = vec![u32::MAX; packed_len(rows, cols)];
+        for row in (0..rows).step_by(NR) {
+            let count = NR.min(rows - row);
+            pack(isa, Mat::new(&w[row * cols..], count, cols), &mut to[row * cols.div_ceil(2)..]);
+        }
+        to
+    }
+
+    const SHAPES: [(usize, usize, usize); 12] = [
+        (1, 1, 1),
+        (1, 50, 33),
+        (7, 49, 20),
+        (8, 48, 16),
+        (9, 47, 17),
+        (30, 37, 111),
+        (33, 200, 65),
+        (129, 97, 31),
+        (16, 16, 800),
+        (3, 5, 2000),
+        (20, 130, 1600),
+        (300, 40, 70),
+    ];
+
+    #[test]
+    fn every_layout_and_shape_gives_the_product_of_rounded_operands() {
+        for isa in levels() {
+            let mut exec = exec(isa, 2);
+            for shape in SHAPES {
+                let (m, n, k) = shape;
+                let (a, b, old) = (values(m * k, 1), values(k * n, 2), values(m * (n + 3), 3));
+                let product = plain(&rounded(&a), &rounded(&b), shape);
+                let (at, bt) = (turned(&a, k, m), turned(&b, n, k));
+                let (w, wt) = (packed(isa, &b, k, n), packed(isa, &bt, n, k));
+                let rights = [
+                    Right::Plain(Mat::new(&b, k, n)),
+                    Right::Plain(Mat::new(&bt, n, k).t()),
+                    Right::Packed(Packed::new(&w, k, n)),
+                    Right::PackedT(Packed::new(&wt, n, k)),
+                ];
+                for (which, right) in rights.into_iter().enumerate() {
+                    for a in [Mat::new(&a, m, k), Mat::new(&at, k, m).t()] {
+                        for into in [Into::Set, Into::Add] {
+                            let mut c = old.clone();
+                            exec.product(a, right, into, MatMut::strided(&mut c, m, n, n + 3));
+                            let mut wanted: Vec<f64> = old.iter().map(|&v| f64::from(v)).collect();
+                            for ij in 0..m * n {
+                                let w = &mut wanted[ij / n * (n + 3) + ij % n];
+                                *w = product[ij] + if into == Into::Add { *w } else { 0.0 };
+                            }
+                            let tolerance = 1e-6 * (k as f64).sqrt().max(2.0) * 4.0;
+                            println!("{isa:?} {shape:?} operand {which} {into:?}");
+                            assert_close(&c, &wanted, tolerance);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_large_product_fit_together() {
+        // More rows, columns and depth than all threads read at once.
+        for (m, n, k) in [(2100, 20, 30), (20, 2100, 30), (2100, 2110, 3), (2050, 10, 4000), (9, 60, 8000)] {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let wanted = plain(&rounded(&a), &rounded(&b), (m, n, k));
+            let isa = Isa::detect();
+            let bt = turned(&b, n, k);
+            let wt = packed(isa, &bt, n, k);
+            for right in [Right::Plain(Mat::new(&b, k, n)), Right::PackedT(Packed::new(&wt, n, k))] {
+                let mut c = vec![f32::NAN; m * n];
+                exec(isa, 2).product(Mat::new(&a, m, k), right, Into::Set, MatMut::new(&mut c, m, n));
+                assert_close(&c, &wanted, 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn the_instructions_pack_as_plain_rust_does() {
+        let unit = Unit::new(Isa::detect());
+        for (rows, cols) in [(1, 1), (5, 31), (16, 32), (17, 33), (40, 70), (48, 129)] {
+            let x = values(rows * cols, 1);
+            for a in [Mat::new(&x, rows, cols), Mat::new(&x, cols, rows).t()] {
+                let room = rows.next_multiple_of(V) * cols.div_ceil(2);
+                let (mut one, mut two) = (vec![0u32; room], vec![0u32; room]);
+                // SAFETY: there is room for rows rounded up.
+                unsafe {
+                    unit.pack_rows(a, one.as_mut_ptr());
+                    emulated::pack_rows(a, two.as_mut_ptr());
+                }
+                assert_eq!(one, two, "rows of {rows} × {cols}");
+                // SAFETY: as above.
+                unsafe {
+                    unit.pack_columns(a.t(), one.as_mut_ptr());
+                    emulated::pack_columns(a.t(), two.as_mut_ptr());
+                }
+                assert_eq!(one, two, "columns of {rows} × {cols}");
+            }
+        }
+        let from: Vec<u32> = (0..24 * 48).map(|i| i * 0x1_0003).collect();
+        for pairs in 1..=24 {
+            let room = 8 * turned_width(pairs);
+            let (mut one, mut two) = (vec![0u32; room], vec![0u32; room]);
+            // SAFETY: vectors and room are there.
+            unsafe {
+                unit.turn(from.as_ptr(), 48, pairs, one.as_mut_ptr());
+                emulated::turn(from.as_ptr(), 48, pairs, two.as_mut_ptr());
+            }
+            assert_eq!(one, two, "{pairs} pairs");
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_threads() {
+        for isa in levels() {
+            for (m, n, k) in [(4, 300, 900), (130, 600, 900), (700, 60, 50)] {
+                let (a, b) = (values(m * k, 1), values(k * n, 2));
+                let run = |threads| {
+                    let mut c = vec![0.0; m * n];
+                    let b = Right::Plain(Mat::new(&b, n, k).t());
+                    exec(isa, threads).product(Mat::new(&a, m, k), b, Into::Set, MatMut::new(&mut c, m, n));
+                    c
+                };
+                let one = run(1);
+                assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one), "{isa:?} {m} {n} {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_stay_so() {
+        for isa in levels() {
+            let mut a = vec![1.0; 20 * 20];
+            (a[3 * 20 + 5], a[7 * 20 + 1]) = (f32::NAN, f32::INFINITY);
+            let mut c = vec![0.0; 20 * 20];
+            let m = Mat::new(&a, 20, 20);
+            exec(isa, 1).product(m, Right::Plain(m.t()), Into::Set, MatMut::new(&mut c, 20, 20));
+            assert!(c[3 * 20].is_nan() && !c[7 * 20].is_finite() && c[4].is_finite());
+        }
+    }
+}
