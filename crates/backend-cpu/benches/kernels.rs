@@ -8,14 +8,21 @@ use std::time::Instant;
 use backend::AdamW;
 use backend_cpu::kernels::attention::{self, Heads};
 use backend_cpu::kernels::{adamw, cross_entropy, rms_norm, swiglu};
-use backend_cpu::{Exec, Into, Mat, MatMut, Plan, Rows, RowsMut, probe};
+use backend_cpu::{
+    Exec, Into, Isa, Mat, MatMut, Packed, Plan, Precision, Right, Rows, RowsMut, pack, packed_len, probe,
+};
 
 fn main() {
     let threads = std::env::args().find_map(|a| a.parse().ok()).unwrap_or(2);
-    let mut exec = Exec::new(&Plan::new(1).with_threads(threads)).expect("threads start");
+    let plan = Plan::new(1).with_threads(threads).with_precision(Precision::Bf16);
+    let mut exec = Exec::new(&plan).expect("threads start");
     let peak = probe::peak_gflops(threads).expect("threads start");
     let bandwidth = probe::memory_bandwidth(threads).expect("threads start");
     println!("{threads} threads, {}: {peak:.0} GFLOP/s, {bandwidth:.1} GB/s read", exec.isa.name());
+    let bf16_peak = probe::peak_bf16_gflops(threads).expect("threads start");
+    if let Some(peak) = bf16_peak {
+        println!("bf16: {peak:.0} GFLOP/s");
+    }
 
     for (m, n, k) in [
         (256, 2304, 768),
@@ -41,6 +48,21 @@ fn main() {
         ];
         for (name, a, b) in layouts {
             let s = best(|| exec.matmul(1.0, a, b, Into::Set, MatMut::new(&mut c, m, n)));
+            print!("  {name} {:5.0} GFLOP/s ({:2.0} %)", flops / s / 1e9, flops / s / 1e9 / peak * 100.0);
+        }
+        println!();
+        let Some(peak) = bf16_peak else { continue };
+        print!("bf16 {m:>5}×{n:>5}×{k:>5}");
+        let (w, wt) = (packed(exec.isa, &b, k, n), packed(exec.isa, &b, n, k));
+        let layouts = [
+            ("NN", Mat::new(&a, m, k), Right::Plain(Mat::new(&b, k, n))),
+            ("NT", Mat::new(&a, m, k), Right::Plain(Mat::new(&b, n, k).t())),
+            ("TN", Mat::new(&a, k, m).t(), Right::Plain(Mat::new(&b, k, n))),
+            ("N packed", Mat::new(&a, m, k), Right::Packed(Packed::new(&w, k, n))),
+            ("N packedT", Mat::new(&a, m, k), Right::PackedT(Packed::new(&wt, n, k))),
+        ];
+        for (name, a, b) in layouts {
+            let s = best(|| exec.product(1.0, a, b, Into::Set, MatMut::new(&mut c, m, n)));
             print!("  {name} {:5.0} GFLOP/s ({:2.0} %)", flops / s / 1e9, flops / s / 1e9 / peak * 100.0);
         }
         println!();
@@ -86,6 +108,15 @@ fn main() {
         });
         println!(", backward {:5.0} GFLOP/s (useful half only)", 2.0 * flops / s / 1e9);
     }
+}
+
+fn packed(isa: Isa, w: &[f32], rows: usize, cols: usize) -> Vec<u32> {
+    let mut to = vec![0; packed_len(rows, cols)];
+    for row in (0..rows).step_by(48) {
+        let part = Mat::new(&w[row * cols..], 48.min(rows - row), cols);
+        pack(isa, part, &mut to[row * cols.div_ceil(2)..]);
+    }
+    to
 }
 
 /// Seconds of the best of several runs.

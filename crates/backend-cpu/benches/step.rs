@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use backend::{AdamW, Rule, Rules, Tokens, Train, Update};
-use backend_cpu::{Cpu, Plan, probe};
+use backend_cpu::{Cpu, Plan, Precision, probe};
 use model::{ModelConfig, Rope, Slot, TokenId, Weights};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -39,6 +39,8 @@ fn main() {
     };
     let tokens = batch * seq;
     let plan = Plan::new(tokens).with_threads(threads).with_recompute(option("--recompute", 0) != 0);
+    let precision = if option("--bf16", 0) != 0 { Precision::Bf16 } else { Precision::F32 };
+    let plan = plan.with_precision(precision);
     let mut cpu = Cpu::new(&config, plan).expect("the model fits");
     let weights = Weights::init(&config, 1);
     for p in weights.params() {
@@ -92,7 +94,10 @@ fn main() {
 
     let ms = median(&mut totals);
     let gflop = config.train_flops_per_token(seq) * tokens as f64 / 1e9;
-    let peak = probe::peak_gflops(threads).expect("threads start");
+    let peak = match precision {
+        Precision::Bf16 => probe::peak_bf16_gflops(threads).expect("threads start").unwrap_or(f64::NAN),
+        Precision::F32 => probe::peak_gflops(threads).expect("threads start"),
+    };
     for (name, times) in names.iter().zip(&mut phases) {
         println!("{name:<16}{:8.1} ms", median(times));
     }

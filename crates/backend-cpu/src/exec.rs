@@ -25,12 +25,12 @@ impl Exec {
         self.gemm.matmul(&self.pool, alpha, a, b, into, c);
     }
 
-    /// `c = a·b`, or `c += a·b`, in the precision of the plan.
+    /// `c = alpha·a·b`, or `c += alpha·a·b`, in the precision of the plan.
     ///
     /// # Panics
     ///
     /// When `b` is packed and the precision is f32.
-    pub fn product(&mut self, a: Mat<'_>, b: Right<'_>, into: Into, c: MatMut<'_>) {
-        self.gemm.product(&self.pool, a, b, into, c);
+    pub fn product(&mut self, alpha: f32, a: Mat<'_>, b: Right<'_>, into: Into, c: MatMut<'_>) {
+        self.gemm.product(&self.pool, alpha, a, b, into, c);
     }
 }

@@ -1,4 +1,4 @@
-//! Training and decoding on any CPU, in f32.
+//! Training and decoding on any CPU, in f32 or with products in bf16.
 //!
 //! [`Cpu`] trains, [`CpuInfer`] writes. Both run on a fixed number of threads that the caller
 //! chooses, and their results do not depend on that number: work is cut into tiles by the shapes
@@ -13,6 +13,7 @@ mod infer;
 mod isa;
 pub mod kernels;
 mod memory;
+mod packed;
 mod params;
 mod plan;
 mod pool;
@@ -26,6 +27,7 @@ pub use host::Host;
 pub use infer::CpuInfer;
 pub use isa::Isa;
 pub use memory::{Buffer, CpuError};
+pub use packed::Weight;
 pub use params::Storage;
 pub use plan::{Plan, Precision};
 pub use pool::{Pool, Rows, RowsMut, Split};

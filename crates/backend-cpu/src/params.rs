@@ -11,7 +11,8 @@ use model::{ModelConfig, ParamId, Params, Role, Slot};
 
 use crate::gemm::Into;
 use crate::memory::LINE;
-use crate::{Buffer, CpuError};
+use crate::packed::{PackedWeights, Weight};
+use crate::{Buffer, CpuError, Mat, Plan, Pool, Precision};
 
 /// Where each parameter lies.
 pub struct Layout {
@@ -83,19 +84,22 @@ pub struct Storage {
     /// Which gradients count as zero whatever memory holds: clearing them costs nothing, and the
     /// first product of the next step overwrites instead of adding.
     clear: Vec<bool>,
+    packed: Option<PackedWeights>,
 }
 
 impl Storage {
     /// Zeros for a model.
-    pub fn new(config: &ModelConfig) -> Result<Self, CpuError> {
+    pub fn new(config: &ModelConfig, plan: &Plan) -> Result<Self, CpuError> {
         let layout = Layout::new(config);
         let len = layout.len();
+        let packed = plan.precision == Precision::Bf16;
         Ok(Self {
             weights: Buffer::zeros("weights", len)?,
             gradients: Buffer::zeros("gradients", len)?,
             moment1: Buffer::zeros("first moments", len)?,
             moment2: Buffer::zeros("second moments", len)?,
             clear: vec![false; layout.table.len()],
+            packed: packed.then(|| PackedWeights::new(plan.isa, &layout)).transpose()?,
             layout,
         })
     }
@@ -103,6 +107,34 @@ impl Storage {
     /// The weights from role `first` to role `last`.
     pub fn weight(&self, first: Role, last: Role, layer: Option<usize>) -> &[f32] {
         &self.weights[self.layout.place(first, last, layer)]
+    }
+
+    /// The matrix of `cols` columns from role `first` to role `last`, for products.
+    /// [`Storage::pack`] comes before.
+    pub fn matrix(&self, first: Role, last: Role, layer: Option<usize>, cols: usize) -> Weight<'_> {
+        let place = self.layout.place(first, last, layer);
+        let plain = Mat::new(&self.weights[place.clone()], place.len() / cols, cols);
+        let id = || self.layout.table.find(first, layer).expect("the model has this parameter");
+        Weight { plain, packed: self.packed.as_ref().map(|packed| packed.get(id())) }
+    }
+
+    /// Makes the packed copies those of the weights.
+    pub fn pack(&mut self, pool: &Pool) {
+        if let Some(packed) = &mut self.packed {
+            packed.refresh(pool, &self.weights);
+        }
+    }
+
+    /// Says that weights changed.
+    pub fn weights_changed(&mut self) {
+        if let Some(packed) = &mut self.packed {
+            packed.fresh = false;
+        }
+    }
+
+    /// Bytes of all tensors and copies.
+    pub fn bytes(&self) -> usize {
+        4 * self.weights.bytes() + self.packed.as_ref().map_or(0, PackedWeights::bytes)
     }
 
     /// The gradients from role `first` to role `last`, and how to add to them.
@@ -176,7 +208,10 @@ impl Storage {
         let place = self.layout.range(id);
         check_len(&self.layout.table, id, values)?;
         let to = match slot {
-            Slot::Weight => &mut self.weights,
+            Slot::Weight => {
+                self.weights_changed();
+                &mut self.weights
+            }
             Slot::Gradient => {
                 self.clear[id.index()] = false;
                 &mut self.gradients

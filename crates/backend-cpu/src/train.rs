@@ -9,7 +9,7 @@ use crate::kernels::attention::{self, Heads};
 use crate::kernels::{adamw, cross_entropy, embedding, muon, rms_norm, rope, swiglu, vector};
 use crate::memory::CpuResult;
 use crate::params::Storage;
-use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Rows, RowsMut};
+use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Right, Rows, RowsMut};
 
 /// An activation, `[tokens, dim]`.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Cpu {
         let c = config;
         let tokens = plan.max_tokens.max(1);
         let buffer = |width| Buffer::zeros_2d("activations", tokens, width);
-        let storage = Storage::new(c)?;
+        let storage = Storage::new(c, &plan)?;
         let mut exec = Exec::new(&plan)?;
         exec.pool.reserve_scratch(Heads::new(c, c.max_seq).scratch())?;
         let mut rope = rope::Table::new(c);
@@ -158,11 +158,10 @@ impl Cpu {
         let s = &self.scratch;
         let scratch = [&s.norm, &s.dnorm, &s.wide, &s.dqkv, &s.delta, &s.logits, &s.partial];
         let acts = (2 * self.config.layers + 1) * self.plan.max_tokens.max(1) * self.config.dim;
-        let numbers = 4 * self.storage.layout.len()
-            + self.layers.iter().map(inside).sum::<usize>()
+        let numbers = self.layers.iter().map(inside).sum::<usize>()
             + scratch.iter().map(|b| b.len()).sum::<usize>()
             + acts;
-        4 * numbers
+        self.storage.bytes() + 4 * numbers
     }
 
     pub(crate) fn take(&mut self) -> Result<Act> {
@@ -208,9 +207,9 @@ impl Cpu {
             self.exec.pool.each(RowsMut::new(qkv, row), |_, y| y.copy_from_slice(bias));
             into = Into::Add;
         }
-        let w = Mat::new(self.storage.weight(Role::Q, Role::V, l), row, c.dim);
+        let w = self.storage.matrix(Role::Q, Role::V, l, c.dim);
         let y = MatMut::new(qkv, tokens, row);
-        self.exec.matmul(1.0, Mat::new(norm, tokens, c.dim), w.t(), into, y);
+        self.exec.product(1.0, Mat::new(norm, tokens, c.dim), w.t(), into, y);
 
         let (rope, seq, eps) = (&self.rope, self.seq, c.norm_eps);
         if c.qk_norm {
@@ -236,10 +235,10 @@ impl Cpu {
         let (c, tokens, slot, l) = (&self.config, self.tokens.len(), self.inside(layer), Some(layer));
         let norm = &mut self.scratch.norm[..tokens * c.dim];
         normalise(&self.exec, x, self.storage.weight(Role::FfnNorm, Role::FfnNorm, l), c.norm_eps, norm);
-        let w = Mat::new(self.storage.weight(Role::Gate, Role::Up, l), 2 * c.hidden, c.dim);
+        let w = self.storage.matrix(Role::Gate, Role::Up, l, c.dim);
         let gate_up = &mut self.layers[slot].gate_up[..tokens * 2 * c.hidden];
         let y = MatMut::new(gate_up, tokens, 2 * c.hidden);
-        self.exec.matmul(1.0, Mat::new(norm, tokens, c.dim), w.t(), Into::Set, y);
+        self.exec.product(1.0, Mat::new(norm, tokens, c.dim), w.t(), Into::Set, y);
     }
 
     /// The gradient of the input of a block: that of its output (`dy`, in place), plus what comes
@@ -345,8 +344,8 @@ impl Cpu {
             let rows = step.min(tokens - start);
             let norm = Mat::new(&norm[start * dim..], rows, dim);
             let logits = &mut self.scratch.logits[..rows * vocab];
-            let w = Mat::new(self.storage.weight(head, head, None), vocab, dim);
-            self.exec.matmul(1.0, norm, w.t(), Into::Set, MatMut::new(logits, rows, vocab));
+            let w = self.storage.matrix(head, head, None, dim);
+            self.exec.product(1.0, norm, w.t(), Into::Set, MatMut::new(logits, rows, vocab));
             let backward = dx.is_some();
             let parts = (
                 Rows::new(&targets[start..start + rows], 1),
@@ -368,9 +367,9 @@ impl Cpu {
             if backward {
                 let dz = Mat::new(logits, rows, vocab);
                 let dnorm = &mut self.scratch.dnorm[start * dim..(start + rows) * dim];
-                self.exec.matmul(1.0, dz, w, Into::Set, MatMut::new(dnorm, rows, dim));
+                self.exec.product(1.0, dz, w.right(), Into::Set, MatMut::new(dnorm, rows, dim));
                 let (dw, into) = self.storage.gradient(head, head, None);
-                self.exec.matmul(1.0, dz.t(), norm, into, MatMut::new(dw, vocab, dim));
+                self.exec.product(1.0, dz.t(), Right::Plain(norm), into, MatMut::new(dw, vocab, dim));
             }
         }
         if let Some(dx) = &mut dx {
@@ -406,6 +405,7 @@ impl Train for Cpu {
         self.tokens.clear();
         self.tokens.extend_from_slice(tokens.ids);
         self.seq = tokens.seq;
+        self.storage.pack(&self.exec.pool);
         let mut x = self.take()?;
         let dim = self.config.dim;
         let w = self.storage.weight(Role::Embed, Role::Embed, None);
@@ -418,9 +418,9 @@ impl Train for Cpu {
         self.attention_inside(layer, &x);
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let o = Mat::new(&self.layers[slot].o, tokens, c.q_dim());
-        let w = Mat::new(self.storage.weight(Role::O, Role::O, Some(layer)), c.dim, c.q_dim());
+        let w = self.storage.matrix(Role::O, Role::O, Some(layer), c.q_dim());
         copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
-        self.exec.matmul(c.residual_scale, o, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
+        self.exec.product(c.residual_scale, o, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
         self.keep(layer, 0, x);
         Ok(y)
     }
@@ -436,10 +436,10 @@ impl Train for Cpu {
             let (gate, up) = gate_up.split_at(hidden);
             swiglu::forward(isa, gate, up, y);
         });
-        let w = Mat::new(self.storage.weight(Role::Down, Role::Down, Some(layer)), c.dim, hidden);
+        let w = self.storage.matrix(Role::Down, Role::Down, Some(layer), hidden);
         copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
         let gated = Mat::new(gated, tokens, hidden);
-        self.exec.matmul(c.residual_scale, gated, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
+        self.exec.product(c.residual_scale, gated, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
         self.keep(layer, 1, x);
         Ok(y)
     }
@@ -471,8 +471,8 @@ impl Train for Cpu {
         let (dim, hidden) = (c.dim, c.hidden);
         let d = Mat::new(&dy.0, tokens, dim);
         let gated = &mut self.scratch.wide[..tokens * hidden];
-        let w = Mat::new(self.storage.weight(Role::Down, Role::Down, l), dim, hidden);
-        self.exec.matmul(c.residual_scale, d, w, Into::Set, MatMut::new(gated, tokens, hidden));
+        let w = self.storage.matrix(Role::Down, Role::Down, l, hidden);
+        self.exec.product(c.residual_scale, d, w.right(), Into::Set, MatMut::new(gated, tokens, hidden));
         let gate_up = &mut self.layers[slot].gate_up[..tokens * 2 * hidden];
         let parts = (RowsMut::new(gate_up, 2 * hidden), RowsMut::new(gated, hidden));
         self.exec.pool.each(parts, |_, (gate_up, dy)| {
@@ -481,15 +481,15 @@ impl Train for Cpu {
         });
         let (dw, into) = self.storage.gradient(Role::Down, Role::Down, l);
         let gated = Mat::new(gated, tokens, hidden);
-        self.exec.matmul(c.residual_scale, d.t(), gated, into, MatMut::new(dw, dim, hidden));
+        self.exec.product(c.residual_scale, d.t(), Right::Plain(gated), into, MatMut::new(dw, dim, hidden));
 
         let d = Mat::new(gate_up, tokens, 2 * hidden);
         let norm = Mat::new(&self.scratch.norm, tokens, dim);
         let (dw, into) = self.storage.gradient(Role::Gate, Role::Up, l);
-        self.exec.matmul(1.0, d.t(), norm, into, MatMut::new(dw, 2 * hidden, dim));
-        let w = Mat::new(self.storage.weight(Role::Gate, Role::Up, l), 2 * hidden, dim);
+        self.exec.product(1.0, d.t(), Right::Plain(norm), into, MatMut::new(dw, 2 * hidden, dim));
+        let w = self.storage.matrix(Role::Gate, Role::Up, l, dim);
         let dnorm = MatMut::new(&mut self.scratch.dnorm, tokens, dim);
-        self.exec.matmul(1.0, d, w, Into::Set, dnorm);
+        self.exec.product(1.0, d, w.right(), Into::Set, dnorm);
         self.norm_backward(Role::FfnNorm, l, &x, &mut dy);
         self.free.push(x);
         Ok(dy)
@@ -510,11 +510,11 @@ impl Train for Cpu {
         let d = Mat::new(&dy.0, tokens, dim);
         let inside = &self.layers[slot];
         let (dw, into) = self.storage.gradient(Role::O, Role::O, l);
-        let o = Mat::new(&inside.o, tokens, q);
-        self.exec.matmul(c.residual_scale, d.t(), o, into, MatMut::new(dw, dim, q));
+        let o = Right::Plain(Mat::new(&inside.o, tokens, q));
+        self.exec.product(c.residual_scale, d.t(), o, into, MatMut::new(dw, dim, q));
         let dout = &mut self.scratch.wide[..tokens * q];
-        let w = Mat::new(self.storage.weight(Role::O, Role::O, l), dim, q);
-        self.exec.matmul(c.residual_scale, d, w, Into::Set, MatMut::new(dout, tokens, q));
+        let w = self.storage.matrix(Role::O, Role::O, l, q);
+        self.exec.product(c.residual_scale, d, w.right(), Into::Set, MatMut::new(dout, tokens, q));
         attention::backward(
             &self.exec.pool,
             isa,
@@ -533,10 +533,10 @@ impl Train for Cpu {
         let d = Mat::new(&self.scratch.dqkv, tokens, row);
         let norm = Mat::new(&self.scratch.norm, tokens, dim);
         let (dw, into) = self.storage.gradient(Role::Q, Role::V, l);
-        self.exec.matmul(1.0, d.t(), norm, into, MatMut::new(dw, row, dim));
-        let w = Mat::new(self.storage.weight(Role::Q, Role::V, l), row, dim);
+        self.exec.product(1.0, d.t(), Right::Plain(norm), into, MatMut::new(dw, row, dim));
+        let w = self.storage.matrix(Role::Q, Role::V, l, dim);
         let dnorm = MatMut::new(&mut self.scratch.dnorm, tokens, dim);
-        self.exec.matmul(1.0, d, w, Into::Set, dnorm);
+        self.exec.product(1.0, d, w.right(), Into::Set, dnorm);
         self.norm_backward(Role::AttnNorm, l, &x, &mut dy);
         self.free.push(x);
         Ok(dy)
@@ -564,6 +564,7 @@ impl Train for Cpu {
         let norm = (squares.iter().sum::<f64>().sqrt() * f64::from(update.grad_scale)) as f32;
         if norm.is_finite() {
             self.apply(update, update.factor(norm));
+            self.storage.weights_changed();
         }
         self.storage.clear_gradients();
         Ok(norm)

@@ -196,15 +196,23 @@ impl Gemm {
         })
     }
 
-    /// `c = a·b`, or `c += a·b`, in the precision that [`Gemm::new`] was given.
+    /// `c = alpha·a·b`, or `c += alpha·a·b`, in the precision that [`Gemm::new`] was given.
     ///
     /// # Panics
     ///
     /// When the shapes do not fit each other, or `b` is packed and the precision f32.
-    pub fn product(&mut self, pool: &Pool, a: Mat<'_>, b: Right<'_>, into: Into, mut c: MatMut<'_>) {
+    pub fn product(
+        &mut self,
+        pool: &Pool,
+        alpha: f32,
+        a: Mat<'_>,
+        b: Right<'_>,
+        into: Into,
+        mut c: MatMut<'_>,
+    ) {
         let Some(packs) = &mut self.bf16 else {
             let Right::Plain(b) = b else { panic!("packed weights are of bf16") };
-            return self.matmul(pool, 1.0, a, b, into, c);
+            return self.matmul(pool, alpha, a, b, into, c);
         };
         let (k, n) = b.shape();
         assert_eq!(a.cols, k, "inner extents");
@@ -215,7 +223,7 @@ impl Gemm {
         if k == 0 {
             return c.clear(into);
         }
-        packs.matmul(tasks(pool, a.rows * n * k), a, b, into, c.target());
+        packs.matmul(tasks(pool, a.rows * n * k), alpha, a, b, into, c.target());
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`, the one that [`Gemm::new`]

@@ -216,6 +216,7 @@ pub(super) unsafe fn panels(
     a: (*const u32, usize),
     b: (*const u32, usize),
     c: Target,
+    alpha: f32,
     into: Into,
 ) {
     for j in (0..cols).step_by(NR) {
@@ -230,7 +231,7 @@ pub(super) unsafe fn panels(
                     2 => tile_rows::<2>,
                     _ => tile_rows::<3>,
                 };
-                tile(MR.min(rows - i), pairs, a, b, c, mask, into);
+                tile(MR.min(rows - i), pairs, a, b, c, mask, alpha, into);
             }
         }
     }
@@ -249,19 +250,20 @@ unsafe fn tile_rows<const VECTORS: usize>(
     b: *const u32,
     c: Target,
     mask: u16,
+    alpha: f32,
     into: Into,
 ) {
     // SAFETY: the caller's promises are passed on.
     unsafe {
         match rows {
-            1 => tile::<1, VECTORS>(pairs, a, b, c, mask, into),
-            2 => tile::<2, VECTORS>(pairs, a, b, c, mask, into),
-            3 => tile::<3, VECTORS>(pairs, a, b, c, mask, into),
-            4 => tile::<4, VECTORS>(pairs, a, b, c, mask, into),
-            5 => tile::<5, VECTORS>(pairs, a, b, c, mask, into),
-            6 => tile::<6, VECTORS>(pairs, a, b, c, mask, into),
-            7 => tile::<7, VECTORS>(pairs, a, b, c, mask, into),
-            _ => tile::<8, VECTORS>(pairs, a, b, c, mask, into),
+            1 => tile::<1, VECTORS>(pairs, a, b, c, mask, alpha, into),
+            2 => tile::<2, VECTORS>(pairs, a, b, c, mask, alpha, into),
+            3 => tile::<3, VECTORS>(pairs, a, b, c, mask, alpha, into),
+            4 => tile::<4, VECTORS>(pairs, a, b, c, mask, alpha, into),
+            5 => tile::<5, VECTORS>(pairs, a, b, c, mask, alpha, into),
+            6 => tile::<6, VECTORS>(pairs, a, b, c, mask, alpha, into),
+            7 => tile::<7, VECTORS>(pairs, a, b, c, mask, alpha, into),
+            _ => tile::<8, VECTORS>(pairs, a, b, c, mask, alpha, into),
         }
     }
 }
@@ -279,6 +281,7 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
     mut b: *const u32,
     c: Target,
     mask: u16,
+    alpha: f32,
     into: Into,
 ) {
     // SAFETY: every access is inside what the caller promised; prefetches may be anywhere.
@@ -304,14 +307,15 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
             a = a.add(MR);
             b = b.add(VECTORS * V);
         }
+        let alpha = _mm512_set1_ps(alpha);
         for (i, sums) in sums.into_iter().enumerate() {
             let row = c.data.add(i * c.row_stride);
             for (v, sum) in sums.into_iter().enumerate() {
                 let mask = if v + 1 == VECTORS { mask } else { u16::MAX };
                 let at = row.add(v * V);
                 let value = match into {
-                    Into::Set => sum,
-                    Into::Add => _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, at)),
+                    Into::Set => _mm512_mul_ps(alpha, sum),
+                    Into::Add => _mm512_fmadd_ps(alpha, sum, _mm512_maskz_loadu_ps(mask, at)),
                 };
                 _mm512_mask_storeu_ps(at, mask, value);
             }

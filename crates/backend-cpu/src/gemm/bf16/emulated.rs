@@ -87,6 +87,7 @@ pub(super) unsafe fn panels(
     a: (*const u32, usize),
     b: (*const u32, usize),
     c: Target,
+    alpha: f32,
     into: Into,
 ) {
     for j in (0..cols).step_by(NR) {
@@ -110,7 +111,7 @@ pub(super) unsafe fn panels(
                 // SAFETY: inside `c`, as the caller promised.
                 unsafe {
                     let c = c.at(i, j + v).data;
-                    *c = if into == Into::Add { *c + sum } else { *sum };
+                    *c = if into == Into::Add { *c + alpha * sum } else { alpha * sum };
                 }
             }
         }

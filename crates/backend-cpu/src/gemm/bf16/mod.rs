@@ -132,14 +132,15 @@ impl Unit {
         a: (*const u32, usize),
         b: (*const u32, usize),
         c: Target,
+        alpha: f32,
         into: Into,
     ) {
         // SAFETY: the caller's promise; this unit is there.
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Unit::Avx512 => avx512::panels(rows, cols, pairs, a, b, c, into),
-                Unit::Emulated => emulated::panels(rows, cols, pairs, a, b, c, into),
+                Unit::Avx512 => avx512::panels(rows, cols, pairs, a, b, c, alpha, into),
+                Unit::Emulated => emulated::panels(rows, cols, pairs, a, b, c, alpha, into),
             }
         }
     }
@@ -228,18 +229,19 @@ impl Packs {
         Ok(Self { unit: Unit::new(isa), shared: Buffer::zeros("packed matrices", SHARED)? })
     }
 
-    /// `c = a·b`, or `c += a·b`. `run` gives each task [`SCRATCH`] numbers.
+    /// `c = alpha·a·b`, or `c += alpha·a·b`. `run` gives each task [`SCRATCH`] numbers.
     pub(super) fn matmul(
         &mut self,
         run: impl Fn(usize, &Task<'_>),
+        alpha: f32,
         a: Mat<'_>,
         b: Right<'_>,
         into: Into,
         c: Target,
     ) {
         match b {
-            Right::Plain(b) if a.rows > b.cols => self.by_rows(run, a, b, into, c),
-            _ => self.by_columns(run, a, b, into, c),
+            Right::Plain(b) if a.rows > b.cols => self.by_rows(run, alpha, a, b, into, c),
+            _ => self.by_columns(run, alpha, a, b, into, c),
         }
     }
 
@@ -247,6 +249,7 @@ impl Packs {
     fn by_columns(
         &mut self,
         run: impl Fn(usize, &Task<'_>),
+        alpha: f32,
         a: Mat<'_>,
         b: Right<'_>,
         into: Into,
@@ -277,7 +280,16 @@ impl Packs {
                             unsafe {
                                 let b = panel(unit, b, p0 + q0, depth, col, cols, own);
                                 let a = (shared.at(q0 / 2 * MR).cast_const(), pairs);
-                                unit.panels(rows, cols, depth.div_ceil(2), a, (b, 0), c.at(i0, col), into);
+                                unit.panels(
+                                    rows,
+                                    cols,
+                                    depth.div_ceil(2),
+                                    a,
+                                    (b, 0),
+                                    c.at(i0, col),
+                                    alpha,
+                                    into,
+                                );
                             }
                         }
                     }
@@ -287,7 +299,15 @@ impl Packs {
     }
 
     /// All threads read `b`; each task has some rows.
-    fn by_rows(&mut self, run: impl Fn(usize, &Task<'_>), a: Mat<'_>, b: Mat<'_>, into: Into, c: Target) {
+    fn by_rows(
+        &mut self,
+        run: impl Fn(usize, &Task<'_>),
+        alpha: f32,
+        a: Mat<'_>,
+        b: Mat<'_>,
+        into: Into,
+        c: Target,
+    ) {
         let (unit, shared) = (self.unit, Shared(self.shared.as_mut_ptr()));
         let (m, k, n) = (a.rows, a.cols, b.cols);
         for (j0, cols) in blocks(n, SHARED_ROWS, NR) {
@@ -318,7 +338,7 @@ impl Packs {
                                 let skip = q0 / 2 * count.next_multiple_of(V);
                                 let b = (shared.at(col * pairs + skip).cast_const(), 0);
                                 let c = c.at(row, j0 + col);
-                                unit.panels(rows, count, deep, (own.cast_const(), deep), b, c, into);
+                                unit.panels(rows, count, deep, (own.cast_const(), deep), b, c, alpha, into);
                             }
                         }
                     }
@@ -484,7 +504,7 @@ mod tests {
                     for a in [Mat::new(&a, m, k), Mat::new(&at, k, m).t()] {
                         for into in [Into::Set, Into::Add] {
                             let mut c = old.clone();
-                            exec.product(a, right, into, MatMut::strided(&mut c, m, n, n + 3));
+                            exec.product(1.0, a, right, into, MatMut::strided(&mut c, m, n, n + 3));
                             let mut wanted: Vec<f64> = old.iter().map(|&v| f64::from(v)).collect();
                             for ij in 0..m * n {
                                 let w = &mut wanted[ij / n * (n + 3) + ij % n];
@@ -511,7 +531,7 @@ mod tests {
             let wt = packed(isa, &bt, n, k);
             for right in [Right::Plain(Mat::new(&b, k, n)), Right::PackedT(Packed::new(&wt, n, k))] {
                 let mut c = vec![f32::NAN; m * n];
-                exec(isa, 2).product(Mat::new(&a, m, k), right, Into::Set, MatMut::new(&mut c, m, n));
+                exec(isa, 2).product(1.0, Mat::new(&a, m, k), right, Into::Set, MatMut::new(&mut c, m, n));
                 assert_close(&c, &wanted, 1e-3);
             }
         }
@@ -560,7 +580,13 @@ mod tests {
                 let run = |threads| {
                     let mut c = vec![0.0; m * n];
                     let b = Right::Plain(Mat::new(&b, n, k).t());
-                    exec(isa, threads).product(Mat::new(&a, m, k), b, Into::Set, MatMut::new(&mut c, m, n));
+                    exec(isa, threads).product(
+                        1.0,
+                        Mat::new(&a, m, k),
+                        b,
+                        Into::Set,
+                        MatMut::new(&mut c, m, n),
+                    );
                     c
                 };
                 let one = run(1);
@@ -576,7 +602,7 @@ mod tests {
             (a[3 * 20 + 5], a[7 * 20 + 1]) = (f32::NAN, f32::INFINITY);
             let mut c = vec![0.0; 20 * 20];
             let m = Mat::new(&a, 20, 20);
-            exec(isa, 1).product(m, Right::Plain(m.t()), Into::Set, MatMut::new(&mut c, 20, 20));
+            exec(isa, 1).product(1.0, m, Right::Plain(m.t()), Into::Set, MatMut::new(&mut c, 20, 20));
             assert!(c[3 * 20].is_nan() && !c[7 * 20].is_finite() && c[4].is_finite());
         }
     }

@@ -1,0 +1,96 @@
+//! The weight matrices in the layout of bf16 products, made again after every change of weights.
+
+use model::{ParamId, Role};
+
+use crate::gemm::bf16::{NR, pack, packed_len};
+use crate::params::Layout;
+use crate::{Buffer, CpuError, Isa, Mat, Packed, Pool, Right, RowsMut};
+
+/// A weight matrix as the right operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    pub(crate) plain: Mat<'a>,
+    pub(crate) packed: Option<Packed<'a>>,
+}
+
+impl<'a> Weight<'a> {
+    /// For `x·w`.
+    pub fn right(self) -> Right<'a> {
+        self.packed.map_or(Right::Plain(self.plain), Right::Packed)
+    }
+
+    /// For `x·wᵀ`.
+    pub fn t(self) -> Right<'a> {
+        self.packed.map_or(Right::Plain(self.plain.t()), Right::PackedT)
+    }
+}
+
+/// Packed copies: 2 bytes per weight of a matrix.
+pub struct PackedWeights {
+    isa: Isa,
+    data: Buffer<u32>,
+    matrices: Vec<Matrix>,
+    /// Whether they are those of the weights.
+    pub(crate) fresh: bool,
+}
+
+/// Parameters that are one matrix to a product.
+struct Matrix {
+    first: ParamId,
+    /// Where the weights start, and where the packed ones do.
+    from: usize,
+    to: usize,
+    rows: usize,
+    cols: usize,
+}
+
+impl PackedWeights {
+    /// Room for the matrices of a model.
+    pub fn new(isa: Isa, layout: &Layout) -> Result<Self, CpuError> {
+        let table = layout.table();
+        let tied = table.find(Role::Head, None).is_none();
+        let (mut matrices, mut len) = (Vec::new(), 0);
+        for p in table {
+            let last = match p.role {
+                Role::Q => Role::V,
+                Role::Gate => Role::Up,
+                Role::O | Role::Down | Role::Head => p.role,
+                Role::Embed if tied => p.role,
+                _ => continue,
+            };
+            let (place, cols) = (layout.place(p.role, last, p.layer), p.shape[1]);
+            let rows = place.len() / cols;
+            matrices.push(Matrix { first: p.id, from: place.start, to: len, rows, cols });
+            len += packed_len(rows, cols);
+        }
+        Ok(Self { isa, data: Buffer::zeros("packed weights", len)?, matrices, fresh: false })
+    }
+
+    /// The matrix that starts with this parameter.
+    pub fn get(&self, first: ParamId) -> Packed<'_> {
+        let index = self.matrices.binary_search_by_key(&first, |m| m.first);
+        let m = &self.matrices[index.expect("a matrix of the model starts here")];
+        Packed::new(&self.data[m.to..], m.rows, m.cols)
+    }
+
+    /// Packs all weights, unless they are packed.
+    pub fn refresh(&mut self, pool: &Pool, weights: &[f32]) {
+        if std::mem::replace(&mut self.fresh, true) {
+            return;
+        }
+        for m in &self.matrices {
+            let weights = &weights[m.from..][..m.rows * m.cols];
+            let to = &mut self.data[m.to..][..packed_len(m.rows, m.cols)];
+            pool.each(RowsMut::new(to, NR * m.cols.div_ceil(2)), |panel, to| {
+                let row = panel * NR;
+                let part = Mat::new(&weights[row * m.cols..], NR.min(m.rows - row), m.cols);
+                pack(self.isa, part, to);
+            });
+        }
+    }
+
+    /// Bytes of the copies.
+    pub fn bytes(&self) -> usize {
+        self.data.bytes()
+    }
+}
