@@ -4,7 +4,7 @@ use backend::conformance::{configs, tokens, weights};
 use backend::{
     AdamW, Decode, Feed, Muon, Prefill, Rule, Rules, SeqId, Tokens, Train, Update, forward_backward,
 };
-use backend_cpu::{Cpu, CpuInfer, Isa, Plan};
+use backend_cpu::{Cpu, CpuInfer, Isa, Plan, Precision};
 use model::{ModelConfig, Params, Slot};
 
 /// Losses, gradient norms and all tensors after three steps.
@@ -47,6 +47,18 @@ fn training_does_not_depend_on_the_threads() {
                 assert!(one == several, "{case}, {}: {threads} threads differ from one", isa.name());
             }
         }
+    }
+}
+
+#[test]
+fn training_in_bf16_does_not_depend_on_the_threads() {
+    for (case, config) in configs() {
+        let plan = Plan::new(2 * config.max_seq).with_precision(Precision::Bf16).with_threads(1);
+        let one = steps(&config, plan);
+        for threads in [2, 3, 8] {
+            assert!(one == steps(&config, plan.with_threads(threads)), "{case}: {threads} threads");
+        }
+        assert!(one == steps(&config, plan.with_recompute(true)), "{case}: recomputation");
     }
 }
 
