@@ -72,9 +72,8 @@ impl<T> Default for Buffer<T> {
     }
 }
 
-/// Bytes of a cache line, and the f32 in it.
-const LINE_BYTES: usize = 64;
-pub(crate) const LINE: usize = LINE_BYTES / 4;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
@@ -87,7 +86,7 @@ impl<T: Plain> Buffer<T> {
         }
         let size = size_of::<T>();
         let error = || CpuError::OutOfMemory { what, bytes: len as u128 * size as u128 };
-        let align = if len >= 2 * HUGE / size { HUGE } else { LINE_BYTES };
+        let align = if len >= 2 * HUGE / size { HUGE } else { LINE };
         let room = len.checked_add(align / size).ok_or_else(error)?;
         let mut memory = zeroed::<T>(room).ok_or_else(error)?;
         let start = memory.as_ptr().align_offset(align).min(align / size);

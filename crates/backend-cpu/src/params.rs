@@ -2,17 +2,18 @@
 //!
 //! Parameters lie in the order of [`model::Params`]. Those that are multiplied in one product
 //! (query, key and value; gate and up; the three biases) touch each other; every other one starts at
-//! a cache line.
+//! a cache line, and a block of moments.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use backend::Error;
 use model::{ModelConfig, ParamId, Params, Role, Slot};
 
 use crate::gemm::Into;
-use crate::memory::LINE;
+use crate::moments::{BLOCK, Chance, Moments};
 use crate::packed::{PackedWeights, Weight};
-use crate::{Buffer, CpuError, Mat, Plan, Pool, Precision};
+use crate::{Buffer, CpuError, Isa, Mat, Plan, Pool, Precision};
 
 /// Where each parameter lies.
 pub struct Layout {
@@ -29,7 +30,7 @@ impl Layout {
         let mut end = 0usize;
         for p in &table {
             if !matches!(p.role, Role::K | Role::V | Role::KBias | Role::VBias | Role::Up) {
-                end = end.next_multiple_of(LINE);
+                end = end.next_multiple_of(BLOCK);
             }
             starts.push(end);
             end += p.len();
@@ -76,15 +77,14 @@ pub struct Storage {
     pub layout: Layout,
     /// Weights.
     pub weights: Buffer,
-    /// First moments.
-    pub moment1: Buffer,
-    /// Second moments.
-    pub moment2: Buffer,
+    /// First and second moments.
+    pub moments: Moments,
     gradients: Buffer,
     /// Which gradients count as zero whatever memory holds: clearing them costs nothing, and the
     /// first product of the next step overwrites instead of adding.
     clear: Vec<bool>,
     packed: Option<PackedWeights>,
+    isa: Isa,
 }
 
 impl Storage {
@@ -96,10 +96,10 @@ impl Storage {
         Ok(Self {
             weights: Buffer::zeros("weights", len)?,
             gradients: Buffer::zeros("gradients", len)?,
-            moment1: Buffer::zeros("first moments", len)?,
-            moment2: Buffer::zeros("second moments", len)?,
+            moments: Moments::new(plan.moments, len)?,
             clear: vec![false; layout.table.len()],
             packed: packed.then(|| PackedWeights::new(plan.isa, &layout)).transpose()?,
+            isa: plan.isa,
             layout,
         })
     }
@@ -134,7 +134,7 @@ impl Storage {
 
     /// Bytes of all tensors and copies.
     pub fn bytes(&self) -> usize {
-        4 * self.weights.bytes() + self.packed.as_ref().map_or(0, PackedWeights::bytes)
+        2 * self.weights.bytes() + self.moments.bytes() + self.packed.as_ref().map_or(0, PackedWeights::bytes)
     }
 
     /// The gradients from role `first` to role `last`, and how to add to them.
@@ -160,14 +160,9 @@ impl Storage {
         gradient
     }
 
-    /// Weights, gradients and both moments of a place. [`Storage::settle`] comes before.
-    pub fn tensors(&mut self, place: Range<usize>) -> (&[f32], &mut [f32], &mut [f32], &mut [f32]) {
-        (
-            &self.gradients[place.clone()],
-            &mut self.weights[place.clone()],
-            &mut self.moment1[place.clone()],
-            &mut self.moment2[place],
-        )
+    /// Gradients and weights of a place, and all moments. [`Storage::settle`] comes before.
+    pub fn tensors(&mut self, place: Range<usize>) -> (&[f32], &mut [f32], &mut Moments) {
+        (&self.gradients[place.clone()], &mut self.weights[place], &mut self.moments)
     }
 
     /// Writes the zeros of gradients that count as zero, and gives all gradients.
@@ -190,16 +185,15 @@ impl Storage {
     }
 
     /// One tensor.
-    pub fn read(&mut self, id: ParamId, slot: Slot) -> &[f32] {
+    pub fn read(&mut self, id: ParamId, slot: Slot) -> Cow<'_, [f32]> {
         let place = self.layout.range(id);
         match slot {
-            Slot::Weight => &self.weights[place],
+            Slot::Weight => self.weights[place].into(),
             Slot::Gradient => {
                 self.zero(id.index());
-                &self.gradients[place]
+                self.gradients[place].into()
             }
-            Slot::Moment1 => &self.moment1[place],
-            Slot::Moment2 => &self.moment2[place],
+            Slot::Moment1 | Slot::Moment2 => self.moments.read(place, slot),
         }
     }
 
@@ -207,19 +201,19 @@ impl Storage {
     pub fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> backend::Result<()> {
         let place = self.layout.range(id);
         check_len(&self.layout.table, id, values)?;
-        let to = match slot {
+        match slot {
             Slot::Weight => {
                 self.weights_changed();
-                &mut self.weights
+                self.weights[place].copy_from_slice(values);
             }
             Slot::Gradient => {
                 self.clear[id.index()] = false;
-                &mut self.gradients
+                self.gradients[place].copy_from_slice(values);
             }
-            Slot::Moment1 => &mut self.moment1,
-            Slot::Moment2 => &mut self.moment2,
-        };
-        to[place].copy_from_slice(values);
+            Slot::Moment1 | Slot::Moment2 => {
+                self.moments.write(self.isa, place, slot, values, Chance::new(0));
+            }
+        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! What the caller chooses.
 
-use crate::Isa;
+use crate::{Isa, MomentFormat};
 
 /// How a CPU backend is to run a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +16,8 @@ pub struct Plan {
     pub isa: Isa,
     /// Of the matrix products of training.
     pub precision: Precision,
+    /// How the moments of the optimizer are kept.
+    pub moments: MomentFormat,
 }
 
 /// Numbers that matrix products multiply. Weights, gradients, sums and all between the products are
@@ -48,7 +50,14 @@ impl Plan {
     /// A plan for micro-batches of at most `max_tokens` tokens on every core, keeping activations.
     pub fn new(max_tokens: usize) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { max_tokens, threads, recompute: false, isa: Isa::detect(), precision: Precision::F32 }
+        Self {
+            max_tokens,
+            threads,
+            recompute: false,
+            isa: Isa::detect(),
+            precision: Precision::F32,
+            moments: MomentFormat::F32,
+        }
     }
 
     /// The same with another number of threads.
@@ -64,5 +73,10 @@ impl Plan {
     /// The same in another precision.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
+    }
+
+    /// The same with moments kept otherwise.
+    pub fn with_moments(self, moments: MomentFormat) -> Self {
+        Self { moments, ..self }
     }
 }

@@ -8,6 +8,7 @@ use model::{ModelConfig, ParamId, Role, Slot, TokenId};
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::{adamw, cross_entropy, embedding, muon, rms_norm, rope, swiglu, vector};
 use crate::memory::CpuResult;
+use crate::moments::{BLOCK, Chance, Moments};
 use crate::params::Storage;
 use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Right, Rows, RowsMut};
 
@@ -389,7 +390,7 @@ impl Train for Cpu {
     }
 
     fn read(&mut self, id: ParamId, slot: Slot) -> Result<Cow<'_, [f32]>> {
-        Ok(self.storage.read(id, slot).into())
+        Ok(self.storage.read(id, slot))
     }
 
     fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> Result<()> {
@@ -579,6 +580,7 @@ impl Cpu {
     /// Moves all parameters: neighbours of the same AdamW in one go, matrices of Muon one by one.
     fn apply(&mut self, update: &Update, factor: f32) {
         let isa = self.exec.isa;
+        let chance = Chance::new(update.step);
         let count = self.storage.layout.table().len();
         let rows: Vec<_> = self
             .storage
@@ -599,19 +601,49 @@ impl Cpu {
                     let layout = &self.storage.layout;
                     let place = layout.range(id).start..layout.range(rows[last].0).end;
                     let factors = adamw::Factors::new(&adamw, update.step, factor);
-                    let (g, w, m, v) = self.storage.tensors(place);
-                    let parts = (
-                        Rows::new(g, CHUNK),
-                        RowsMut::new(w, CHUNK),
-                        RowsMut::new(m, CHUNK),
-                        RowsMut::new(v, CHUNK),
-                    );
-                    self.exec.pool.each(parts, |_, (g, w, m, v)| adamw::update(isa, &factors, g, w, m, v));
+                    let start = place.clone().start;
+                    let (g, w, moments) = self.storage.tensors(place.clone());
+                    let parts = (Rows::new(g, CHUNK), RowsMut::new(w, CHUNK));
+                    let chance = |part: usize| chance.at(start + part * CHUNK);
+                    match moments {
+                        Moments::F32([m, v]) => {
+                            let moments = (&mut m[place.clone()], &mut v[place]);
+                            let moments = (RowsMut::new(moments.0, CHUNK), RowsMut::new(moments.1, CHUNK));
+                            self.exec.pool.each((parts, moments), |_, ((g, w), (m, v))| {
+                                adamw::update(isa, &factors, g, w, m, v);
+                            });
+                        }
+                        Moments::Bf16([m, v]) => {
+                            let moments = (&mut m[place.clone()], &mut v[place]);
+                            let moments = (RowsMut::new(moments.0, CHUNK), RowsMut::new(moments.1, CHUNK));
+                            self.exec.pool.each((parts, moments), |part, ((g, w), (m, v))| {
+                                adamw::update_bf16(isa, &factors, chance(part), g, w, m, v);
+                            });
+                        }
+                        Moments::Q8 { m, exponents, v } => {
+                            let blocks = place.start / BLOCK..place.end.div_ceil(BLOCK);
+                            let moments = (
+                                RowsMut::new(&mut m[place.clone()], CHUNK),
+                                RowsMut::new(&mut exponents[blocks], CHUNK / BLOCK),
+                                RowsMut::new(&mut v[place], CHUNK),
+                            );
+                            self.exec.pool.each((parts, moments), |part, ((g, w), (m, exponents, v))| {
+                                adamw::update_q8(isa, &factors, chance(part), g, w, m, exponents, v);
+                            });
+                        }
+                    }
                 }
                 Rule::Muon(muon) => {
                     let place = self.storage.layout.range(id);
-                    let (g, w, m, _) = self.storage.tensors(place);
-                    muon::update(&mut self.exec, &muon, factor, height, g, w, m, &mut self.muon);
+                    let (g, w, moments) = self.storage.tensors(place.clone());
+                    let (exec, scratch) = (&mut self.exec, &mut self.muon);
+                    if let Moments::F32([m, _]) = moments {
+                        muon::update(exec, &muon, factor, height, g, w, &mut m[place], scratch);
+                    } else {
+                        let mut m = moments.read(place.clone(), Slot::Moment1).into_owned();
+                        muon::update(exec, &muon, factor, height, g, w, &mut m, scratch);
+                        moments.write(isa, place, Slot::Moment1, &m, chance);
+                    }
                 }
             }
             first = last + 1;

@@ -4,7 +4,7 @@ use backend::conformance::{configs, tokens, weights};
 use backend::{
     AdamW, Decode, Feed, Muon, Prefill, Rule, Rules, SeqId, Tokens, Train, Update, forward_backward,
 };
-use backend_cpu::{Cpu, CpuInfer, Isa, Plan, Precision};
+use backend_cpu::{Cpu, CpuInfer, Isa, MomentFormat, Plan, Precision};
 use model::{ModelConfig, Params, Slot};
 
 /// Losses, gradient norms and all tensors after three steps.
@@ -51,6 +51,15 @@ fn training_does_not_depend_on_the_threads() {
 }
 
 #[test]
+fn narrow_moments_do_not_depend_on_the_threads() {
+    let (case, config) = configs().swap_remove(0);
+    for format in [MomentFormat::Bf16, MomentFormat::Q8] {
+        let plan = Plan::new(2 * config.max_seq).with_moments(format).with_threads(1);
+        assert!(steps(&config, plan) == steps(&config, plan.with_threads(3)), "{case}, {format:?}");
+    }
+}
+
+#[test]
 fn training_in_bf16_does_not_depend_on_the_threads() {
     for (case, config) in configs() {
         let plan = Plan::new(2 * config.max_seq).with_precision(Precision::Bf16).with_threads(1);
@@ -84,5 +93,39 @@ fn writing_does_not_depend_on_the_threads() {
         };
         let one = run(1);
         assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one), "{case}");
+    }
+}
+
+#[test]
+fn a_copied_state_in_few_bits_continues_bit_for_bit() {
+    let (case, config) = configs().swap_remove(0);
+    for format in [MomentFormat::Bf16, MomentFormat::Q8] {
+        let plan = Plan::new(2 * config.max_seq).with_moments(format).with_precision(Precision::Bf16);
+        let adamw = Rule::AdamW(AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 });
+        let muon = Rule::Muon(Muon { lr: 0.02, momentum: 0.9, weight_decay: 0.0 });
+        let rules = Rules { embedding: adamw, head: adamw, matrix: muon, gain: adamw, bias: adamw };
+        let step = |cpu: &mut Cpu, step| {
+            let (ids, targets) = (tokens(&config, 20, step), tokens(&config, 20, step + 9));
+            let loss = forward_backward(cpu, Tokens { ids: &ids, seq: 10 }, &targets).expect("step runs");
+            let update = Update { step, grad_scale: 1.0, clip: Some(1.0), rules: rules.clone() };
+            (loss, cpu.update(&update).expect("update runs"))
+        };
+        let mut first = Cpu::new(&config, plan).expect("a small model");
+        let start = weights(&config, 3);
+        for p in &Params::new(&config) {
+            first.write(p.id, Slot::Weight, start.get(p.id)).expect("weights are written");
+        }
+        step(&mut first, 1);
+        step(&mut first, 2);
+        let mut second = Cpu::new(&config, plan).expect("a small model");
+        for p in &Params::new(&config) {
+            for slot in [Slot::Weight, Slot::Moment1, Slot::Moment2] {
+                let values = first.read(p.id, slot).expect("tensor is read").into_owned();
+                second.write(p.id, slot, &values).expect("tensor is written");
+            }
+        }
+        for n in 3..6 {
+            assert_eq!(step(&mut first, n), step(&mut second, n), "{case}, {format:?}: step {n}");
+        }
     }
 }
