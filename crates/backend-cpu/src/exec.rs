@@ -1,7 +1,7 @@
 //! What every operation needs: threads, instructions, matrix products.
 
 use crate::gemm::Gemm;
-use crate::{CpuError, Into, Isa, Mat, MatMut, Plan, Pool, Right};
+use crate::{CpuError, Into, Isa, Mat, MatMut, Plan, Pool, Precision, Right};
 
 /// Threads, vector instructions and the matrix product of one backend.
 pub struct Exec {
@@ -9,6 +9,8 @@ pub struct Exec {
     pub pool: Pool,
     /// The vector instructions.
     pub isa: Isa,
+    /// Of [`Exec::product`].
+    pub precision: Precision,
     gemm: Gemm,
 }
 
@@ -17,7 +19,7 @@ impl Exec {
     pub fn new(plan: &Plan) -> Result<Self, CpuError> {
         let mut pool = Pool::new(plan.threads)?;
         let gemm = Gemm::new(plan.isa, plan.precision, &mut pool)?;
-        Ok(Self { pool, isa: plan.isa, gemm })
+        Ok(Self { pool, isa: plan.isa, precision: plan.precision, gemm })
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in f32.

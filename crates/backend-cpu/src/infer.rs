@@ -201,7 +201,7 @@ impl Model {
         let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.cache == rows[0].cache);
         if prompt && n > 1 {
             let (qkv, o, lse) = (&b.qkv[..n * row], &mut b.o[..n * q], &mut b.lse[..n * c.heads]);
-            attention::forward(&self.exec.pool, isa, Heads::new(c, n), qkv, o, lse);
+            attention::forward(&self.exec, Heads::new(c, n), qkv, o, lse);
         } else {
             let (qkv, caches) = (&b.qkv, &*caches);
             let o = RowsMut::new(&mut b.o[..n * q], d);

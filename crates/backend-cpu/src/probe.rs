@@ -29,34 +29,36 @@ simd! {
 /// Most multiply-adds in f32 that `threads` threads do together, in GFLOP/s (2 per multiply-add):
 /// the best of many short runs of a loop without memory, each thread on its own.
 pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
-    const STEPS: usize = 100_000;
-    let pool = Pool::new(threads)?;
+    const STEPS: usize = 10_000;
     let isa = Isa::detect();
-    let flops = 2.0 * (STEPS * CHAINS * LANES * pool.threads()) as f64;
     let run = || {
-        pool.run(pool.threads(), |_| {
-            black_box(multiply_adds(isa, black_box(STEPS), black_box(1e-3)));
-        });
+        black_box(multiply_adds(isa, black_box(STEPS), black_box(1e-3)));
     };
-    Ok(flops / best_of(60, run).as_secs_f64() / 1e9)
+    peak(threads, 2 * STEPS * CHAINS * LANES, run)
 }
 
 /// Most multiply-adds of bf16 pairs that `threads` threads do together, in GFLOP/s, likewise; `None`
 /// without instructions for them.
 pub fn peak_bf16_gflops(threads: usize) -> Result<Option<f64>, CpuError> {
-    const STEPS: usize = 50_000;
-    let pool = Pool::new(threads)?;
+    const STEPS: usize = 10_000;
     let isa = Isa::detect();
     if !crate::Precision::Bf16.in_hardware(isa) {
         return Ok(None);
     }
     let run = || {
-        pool.run(pool.threads(), |_| {
-            black_box(bf16::spin(isa, black_box(STEPS)));
-        });
+        black_box(bf16::spin(isa, black_box(STEPS)));
     };
-    let flops = bf16::FLOPS_PER_SPIN as f64 * (STEPS * pool.threads()) as f64;
-    Ok(Some(flops / best_of(60, run).as_secs_f64() / 1e9))
+    peak(threads, STEPS * bf16::FLOPS_PER_SPIN, run).map(Some)
+}
+
+/// GFLOP/s of a loop on every thread.
+fn peak(threads: usize, flops: usize, run: impl Fn() + Sync) -> Result<f64, CpuError> {
+    // So many that no thread does the work of another that wakes late.
+    const TASKS: usize = 64;
+    let pool = Pool::new(threads)?;
+    let tasks = TASKS * pool.threads();
+    let best = best_of(20, || pool.run(tasks, |_| run()));
+    Ok((flops * tasks) as f64 / best.as_secs_f64() / 1e9)
 }
 
 /// Memory that `threads` threads read together, in GB/s (10⁹ bytes): the best of several passes

@@ -228,7 +228,7 @@ impl Cpu {
             }
         });
         let (o, lse) = (&mut inside.o[..tokens * q], &mut inside.lse[..tokens * c.heads]);
-        attention::forward(&self.exec.pool, isa, Heads::new(c, seq), qkv, o, lse);
+        attention::forward(&self.exec, Heads::new(c, seq), qkv, o, lse);
     }
 
     /// Fills what the feed-forward keeps: gate and up.
@@ -506,7 +506,7 @@ impl Train for Cpu {
             let gain = self.storage.weight(Role::AttnNorm, Role::AttnNorm, l);
             normalise(&self.exec, &x, gain, self.config.norm_eps, norm);
         }
-        let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
+        let (c, tokens) = (&self.config, self.tokens.len());
         let (dim, q, row) = (c.dim, c.q_dim(), c.q_dim() + 2 * c.kv_dim());
         let d = Mat::new(&dy.0, tokens, dim);
         let inside = &self.layers[slot];
@@ -517,8 +517,7 @@ impl Train for Cpu {
         let w = self.storage.matrix(Role::O, Role::O, l, q);
         self.exec.product(c.residual_scale, d, w.right(), Into::Set, MatMut::new(dout, tokens, q));
         attention::backward(
-            &self.exec.pool,
-            isa,
+            &self.exec,
             Heads::new(c, self.seq),
             &inside.qkv[..tokens * row],
             &inside.o[..tokens * q],

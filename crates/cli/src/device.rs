@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 use ane_bridge::{Chip, Device as _, Faults, Settings, SlowDown, VirtualAne};
 use backend::Train;
 use backend_ane::{Ane, AneError, AneInfer, Monitor};
-use backend_cpu::{Act, Cpu, CpuInfer, Plan};
+use backend_cpu::{Act, Cpu, CpuInfer, Isa, MomentFormat, Plan};
 use engine::RunConfig;
+use engine::config::{OptimizerState, Precision};
 use engine::infer::Infer;
 use model::{BoxError, ModelConfig, Weights};
 
@@ -135,6 +136,16 @@ impl DeviceArgs {
         Settings { chip: self.chip, count_flushed: false, ..Settings::default() }
     }
 
+    /// What `auto` comes to on this machine: bf16 where the processor multiplies in it.
+    pub fn settle(&self, precision: Precision) -> Precision {
+        let bf16 = backend_cpu::Precision::Bf16.in_hardware(Isa::detect());
+        match precision {
+            Precision::Auto if bf16 && self.device != Device::Ane => Precision::Bf16,
+            Precision::Auto => Precision::F32,
+            settled => settled,
+        }
+    }
+
     fn virtual_ane(&self) -> VirtualAne {
         let settings = || {
             let settings = self.virtual_ane_settings();
@@ -151,7 +162,17 @@ impl DeviceArgs {
     /// A backend that trains; its memory is reserved, and touched by no page yet.
     pub fn trainer(&self, config: &RunConfig) -> anyhow::Result<Trainer> {
         self.check()?;
+        let precision = self.settle(config.train.precision);
         if self.device == Device::Ane {
+            for (flag, ours) in [
+                ("--precision", precision == Precision::F32),
+                ("--optimizer-state", config.optimizer.state == OptimizerState::F32),
+            ] {
+                if !ours {
+                    let text = format!("{flag} is of the CPU; leave it out, or use --device cpu");
+                    return Err(Failure::Usage(text).into());
+                }
+            }
             let device = self.virtual_ane();
             let mut plan = backend_ane::Plan {
                 threads: self.threads(),
@@ -163,15 +184,26 @@ impl DeviceArgs {
             return Ok(Trainer { backend, memory: None, ane: Some((device, monitor)) });
         }
         let tokens = config.train.seq * config.train.batch;
-        let plan = Plan::new(tokens).with_threads(self.threads()).with_recompute(config.train.recompute);
+        let plan = Plan::new(tokens)
+            .with_threads(self.threads())
+            .with_recompute(config.train.recompute)
+            .with_precision(match precision {
+                Precision::Bf16 => backend_cpu::Precision::Bf16,
+                Precision::F32 | Precision::Auto => backend_cpu::Precision::F32,
+            })
+            .with_moments(match config.optimizer.state {
+                OptimizerState::F32 => MomentFormat::F32,
+                OptimizerState::Bf16 => MomentFormat::Bf16,
+                OptimizerState::Q8 => MomentFormat::Q8,
+            });
         let cpu = Cpu::new(&config.model, plan).map_err(|e| Failure::DoesNotFit(chain(&e)))?;
         let memory = cpu.bytes() as u64;
         if let Some(available) = available_memory()
             && memory > available
         {
             return Err(Failure::DoesNotFit(format!(
-                "training needs {}, {} are free: try --recompute, a smaller --batch or --seq, or a smaller \
-                 preset",
+                "training needs {}, {} are free: try --recompute, --optimizer-state q8, a smaller --batch or \
+                 --seq, or a smaller preset",
                 bytes(memory),
                 bytes(available)
             ))

@@ -29,6 +29,8 @@ pub enum Origin {
     Flag(String),
     /// The tokenizer, which decides the vocabulary.
     Tokenizer,
+    /// What this machine has.
+    Machine,
 }
 
 impl fmt::Display for Origin {
@@ -40,6 +42,7 @@ impl fmt::Display for Origin {
             Origin::Variable(name) => write!(f, "{name}"),
             Origin::Flag(name) => write!(f, "--{name}"),
             Origin::Tokenizer => write!(f, "tokenizer"),
+            Origin::Machine => write!(f, "this machine"),
         }
     }
 }

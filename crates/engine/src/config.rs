@@ -89,6 +89,9 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Recompute activations in the backward pass instead of keeping them.
     pub recompute: bool,
+    /// Numbers that the matrix products of the CPU multiply. The default is f32, so that a run gives
+    /// the same bits whatever the processor has.
+    pub precision: Precision,
     /// Steps between validations; 0: only at the end.
     pub eval_every: u64,
     /// Tokens of one validation, at most.
@@ -121,6 +124,7 @@ impl Default for TrainConfig {
             budget_s: None,
             seed: 1,
             recompute: false,
+            precision: Precision::F32,
             eval_every: 250,
             eval_tokens: 65_536,
             sample_every: 500,
@@ -132,6 +136,19 @@ impl Default for TrainConfig {
             on_nan: OnNan::Stop,
         }
     }
+}
+
+/// Numbers that matrix products multiply; weights, gradients and sums are f32 in any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 24 bits.
+    F32,
+    /// 8 bits.
+    Bf16,
+    /// bf16 where the processor multiplies in it, else f32. Settled before a run starts, which
+    /// records the outcome.
+    Auto,
 }
 
 /// What to do when the loss or the gradient norm is not finite.
@@ -152,6 +169,8 @@ pub enum OnNan {
 pub struct OptimizerConfig {
     /// Rule of the weight matrices inside the blocks; everything else gets AdamW.
     pub kind: OptimizerKind,
+    /// How the CPU keeps the moments.
+    pub state: OptimizerState,
     /// Peak learning rate of AdamW.
     pub lr: f32,
     /// Peak learning rate of Muon.
@@ -182,6 +201,7 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             kind: OptimizerKind::AdamW,
+            state: OptimizerState::F32,
             lr: 1e-3,
             muon_lr: 0.02,
             momentum: 0.95,
@@ -206,6 +226,18 @@ pub enum OptimizerKind {
     AdamW,
     /// [`backend::Muon`].
     Muon,
+}
+
+/// How the moments of the optimizer are kept: 8, 4 or 2 bytes per weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerState {
+    /// Exactly.
+    F32,
+    /// In bf16, rounded by chance.
+    Bf16,
+    /// In 8-bit floats, rounded by chance.
+    Q8,
 }
 
 /// A value that no run can have.

@@ -266,8 +266,10 @@ pub(crate) fn small_scratch(m: usize, n: usize, k: usize) -> usize {
 
 /// A small product on this thread: `a` and `b` of at most a few hundred rows and columns.
 /// `scratch` holds at least [`small_scratch`] numbers.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn small(
     isa: Isa,
+    precision: Precision,
     alpha: f32,
     a: Mat<'_>,
     b: Mat<'_>,
@@ -281,6 +283,10 @@ pub(crate) fn small(
         return;
     }
     let c = c.target();
+    if precision == Precision::Bf16 {
+        // SAFETY: `c` is the whole of a mutable matrix of this shape.
+        return unsafe { bf16::small(isa, alpha, a, b, into, c, scratch) };
+    }
     // SAFETY: `c` is the whole of a mutable matrix of this shape.
     if unsafe { accelerate::matmul(alpha, a, b, into, c) } {
         return;
@@ -356,7 +362,16 @@ mod tests {
                         exec.matmul(alpha, a, b, into, MatMut::strided(&mut c, m, n, n + 3));
                         let mut d = old.clone();
                         let mut scratch = vec![f32::NAN; small_scratch(m, n, k)];
-                        small(isa, alpha, a, b, into, MatMut::strided(&mut d, m, n, n + 3), &mut scratch);
+                        small(
+                            isa,
+                            Precision::F32,
+                            alpha,
+                            a,
+                            b,
+                            into,
+                            MatMut::strided(&mut d, m, n, n + 3),
+                            &mut scratch,
+                        );
                         let mut wanted: Vec<f64> = old.iter().map(|&v| f64::from(v)).collect();
                         for i in 0..m {
                             for j in 0..n {

@@ -21,7 +21,7 @@ use super::cross_entropy::{exp_shifted, maximum};
 use super::vector::{dot, fma, scale};
 use crate::gemm::{Into, Mat, MatMut, small, small_scratch};
 use crate::isa::simd;
-use crate::{Isa, Pool};
+use crate::{Exec, Isa};
 
 /// Queries and keys of a block.
 const BLOCK: usize = 64;
@@ -82,8 +82,9 @@ impl Heads {
 
 /// Outputs of all heads, and the log of the sum of each softmax.
 ///
-/// The threads of `pool` need [`Heads::scratch`] numbers each.
-pub fn forward(pool: &Pool, isa: Isa, h: Heads, qkv: &[f32], o: &mut [f32], lse: &mut [f32]) {
+/// The threads need [`Heads::scratch`] numbers each.
+pub fn forward(exec: &Exec, h: Heads, qkv: &[f32], o: &mut [f32], lse: &mut [f32]) {
+    let (pool, isa) = (&exec.pool, exec.isa);
     let (d, row) = (h.head_dim, h.row());
     let blocks = h.seq.div_ceil(BLOCK);
     let tokens = qkv.len() / row;
@@ -111,7 +112,7 @@ pub fn forward(pool: &Pool, isa: Isa, h: Heads, qkv: &[f32], o: &mut [f32], lse:
             let cols = BLOCK.min(h.seq - j0);
             let at = |channel| Mat::strided(&qkv[(first + j0) * row + channel..], cols, d, row);
             let s = MatMut::strided(scores, rows, cols, BLOCK);
-            small(isa, h.scale(), q, at(h.key(kv)).t(), Into::Set, s, scratch);
+            small(isa, exec.precision, h.scale(), q, at(h.key(kv)).t(), Into::Set, s, scratch);
             for r in 0..rows {
                 let seen = if j0 == i0 { r + 1 } else { cols };
                 let scores = &mut scores[r * BLOCK..][..cols];
@@ -123,7 +124,7 @@ pub fn forward(pool: &Pool, isa: Isa, h: Heads, qkv: &[f32], o: &mut [f32], lse:
             }
             let p = Mat::strided(scores, rows, cols, BLOCK);
             let into = if j0 == 0 { Into::Set } else { Into::Add };
-            small(isa, 1.0, p, at(h.value(kv)), into, out(), scratch);
+            small(isa, exec.precision, 1.0, p, at(h.value(kv)), into, out(), scratch);
         }
         for r in 0..rows {
             scale(isa, sum[r].recip(), out_of(r));
@@ -136,11 +137,10 @@ pub fn forward(pool: &Pool, isa: Isa, h: Heads, qkv: &[f32], o: &mut [f32], lse:
 
 /// Gradients of queries, keys and values. `delta` is written on the way.
 ///
-/// The threads of `pool` need [`Heads::scratch`] numbers each.
+/// The threads need [`Heads::scratch`] numbers each.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
-    pool: &Pool,
-    isa: Isa,
+    exec: &Exec,
     h: Heads,
     qkv: &[f32],
     o: &[f32],
@@ -151,6 +151,7 @@ pub fn backward(
 ) {
     use crate::pool::{Rows, RowsMut};
     const TOKENS: usize = 32;
+    let (pool, isa) = (&exec.pool, exec.isa);
     let (d, row, out_row) = (h.head_dim, h.row(), h.out_row());
     let tokens = qkv.len() / row;
     assert!(dqkv.len() == qkv.len() && o.len() == tokens * out_row && dout.len() == o.len());
@@ -185,9 +186,9 @@ pub fn backward(
                     let start = (first + i0) * out_row + head * d;
                     let dout = Mat::strided(&dout[start..], rows, d, out_row);
                     let s = MatMut::strided(scores, rows, cols, BLOCK);
-                    small(isa, h.scale(), q, key.t(), Into::Set, s, scratch);
+                    small(isa, exec.precision, h.scale(), q, key.t(), Into::Set, s, scratch);
                     let s = MatMut::strided(ds, rows, cols, BLOCK);
-                    small(isa, 1.0, dout, value.t(), Into::Set, s, scratch);
+                    small(isa, exec.precision, 1.0, dout, value.t(), Into::Set, s, scratch);
                     for r in 0..rows {
                         let seen = if j0 == i0 { r + 1 } else { cols };
                         let (p, ds) = (&mut scores[r * BLOCK..][..cols], &mut ds[r * BLOCK..][..cols]);
@@ -201,11 +202,11 @@ pub fn backward(
                     let begun = |is_first| if is_first { Into::Set } else { Into::Add };
                     let first_query = begun(head == kv * h.group() && i0 == j0);
                     let dv = gradient(j0, cols, h.value(kv));
-                    small(isa, 1.0, p.t(), dout, first_query, dv, scratch);
+                    small(isa, exec.precision, 1.0, p.t(), dout, first_query, dv, scratch);
                     let dk = gradient(j0, cols, h.key(kv));
-                    small(isa, 1.0, ds.t(), q, first_query, dk, scratch);
+                    small(isa, exec.precision, 1.0, ds.t(), q, first_query, dk, scratch);
                     let dq = gradient(i0, rows, head * d);
-                    small(isa, 1.0, ds, key, begun(j0 == 0), dq, scratch);
+                    small(isa, exec.precision, 1.0, ds, key, begun(j0 == 0), dq, scratch);
                 }
             }
         }
@@ -305,6 +306,14 @@ mod tests {
 
     use super::*;
     use crate::kernels::check::{assert_close, values, wide};
+    use crate::{Plan, Precision};
+
+    fn exec(isa: Isa, precision: Precision, h: Heads) -> Exec {
+        let plan = Plan { isa, ..Plan::new(1).with_threads(3).with_precision(precision) };
+        let mut exec = Exec::new(&plan).unwrap();
+        exec.pool.reserve_scratch(h.scratch()).unwrap();
+        exec
+    }
 
     fn columns(x: &[f32], row: usize, from: usize, to: usize) -> Vec<f64> {
         x.chunks(row).flat_map(|r| wide(&r[from..to])).collect()
@@ -318,30 +327,40 @@ mod tests {
     #[test]
     fn agrees_with_the_reference() {
         for &isa in Isa::available() {
-            for h in cases() {
-                let (tokens, row, d) = (2 * h.seq, h.row(), h.head_dim);
-                let (q, kv) = (h.out_row(), h.kv_heads * d);
-                let qkv: Vec<f32> = values(tokens * row, 1).iter().map(|x| 2.0 * x).collect();
-                let dout = values(tokens * q, 2);
-                let mut pool = Pool::new(3).unwrap();
-                pool.reserve_scratch(h.scratch()).unwrap();
-                let (mut o, mut lse) = (vec![f32::NAN; tokens * q], vec![f32::NAN; tokens * h.heads]);
-                forward(&pool, isa, h, &qkv, &mut o, &mut lse);
+            agrees(isa, Precision::F32, [2e-6, 1e-5]);
+        }
+    }
 
-                let r = reference::Heads { seq: h.seq, heads: h.heads, kv_heads: h.kv_heads, head_dim: d };
-                let parts =
-                    [(0, q), (q, q + kv), (q + kv, row)].map(|(from, to)| columns(&qkv, row, from, to));
-                assert_close(&o, &reference::forward(r, &parts[0], &parts[1], &parts[2]), 2e-6);
+    #[test]
+    fn agrees_with_the_reference_in_bf16() {
+        for isa in [Isa::available()[0], Isa::detect()] {
+            agrees(isa, Precision::Bf16, [2e-2, 3e-2]);
+        }
+    }
 
-                let (mut delta, mut dqkv) = (lse.clone(), vec![f32::NAN; qkv.len()]);
-                backward(&pool, isa, h, &qkv, &o, &lse, &dout, &mut delta, &mut dqkv);
-                let (dq, dk, dv) = reference::backward(r, &parts[0], &parts[1], &parts[2], &wide(&dout));
-                let narrow =
-                    |from, to| -> Vec<f32> { dqkv.chunks(row).flat_map(|r| r[from..to].to_vec()).collect() };
-                assert_close(&narrow(0, q), &dq, 1e-5);
-                assert_close(&narrow(q, q + kv), &dk, 1e-5);
-                assert_close(&narrow(q + kv, row), &dv, 1e-5);
-            }
+    /// Within these tolerances, forward and backward.
+    fn agrees(isa: Isa, precision: Precision, [there, back]: [f64; 2]) {
+        for h in cases() {
+            let (tokens, row, d) = (2 * h.seq, h.row(), h.head_dim);
+            let (q, kv) = (h.out_row(), h.kv_heads * d);
+            let qkv: Vec<f32> = values(tokens * row, 1).iter().map(|x| 2.0 * x).collect();
+            let dout = values(tokens * q, 2);
+            let exec = exec(isa, precision, h);
+            let (mut o, mut lse) = (vec![f32::NAN; tokens * q], vec![f32::NAN; tokens * h.heads]);
+            forward(&exec, h, &qkv, &mut o, &mut lse);
+
+            let r = reference::Heads { seq: h.seq, heads: h.heads, kv_heads: h.kv_heads, head_dim: d };
+            let parts = [(0, q), (q, q + kv), (q + kv, row)].map(|(from, to)| columns(&qkv, row, from, to));
+            assert_close(&o, &reference::forward(r, &parts[0], &parts[1], &parts[2]), there);
+
+            let (mut delta, mut dqkv) = (lse.clone(), vec![f32::NAN; qkv.len()]);
+            backward(&exec, h, &qkv, &o, &lse, &dout, &mut delta, &mut dqkv);
+            let (dq, dk, dv) = reference::backward(r, &parts[0], &parts[1], &parts[2], &wide(&dout));
+            let narrow =
+                |from, to| -> Vec<f32> { dqkv.chunks(row).flat_map(|r| r[from..to].to_vec()).collect() };
+            assert_close(&narrow(0, q), &dq, back);
+            assert_close(&narrow(q, q + kv), &dk, back);
+            assert_close(&narrow(q + kv, row), &dv, back);
         }
     }
 
@@ -366,10 +385,8 @@ mod tests {
     fn large_scores_do_not_overflow() {
         let h = Heads { seq: 70, heads: 1, kv_heads: 1, head_dim: 4 };
         let qkv: Vec<f32> = values(70 * h.row(), 1).iter().map(|x| 1e4 * x).collect();
-        let mut pool = Pool::new(1).unwrap();
-        pool.reserve_scratch(h.scratch()).unwrap();
         let (mut o, mut lse) = (vec![0.0; 70 * 4], vec![0.0; 70]);
-        forward(&pool, Isa::detect(), h, &qkv, &mut o, &mut lse);
+        forward(&exec(Isa::detect(), Precision::F32, h), h, &qkv, &mut o, &mut lse);
         assert!(o.iter().chain(&lse).all(|v| v.is_finite()));
     }
 }

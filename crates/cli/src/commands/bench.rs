@@ -9,12 +9,15 @@ mod sweep;
 use std::process::ExitCode;
 
 use backend_ane::{Dims, Plan};
+use backend_cpu::probe;
 use bench::{Meter, Power, PowerError, StepSettings};
 use clap::Subcommand;
 use engine::RunConfig;
+use engine::config::{OptimizerState, Precision};
 use serde_json::json;
 
 use super::presets;
+use super::train::{parse_precision, parse_state};
 use crate::device::{Device, DeviceArgs, bytes};
 use crate::failure::Failure;
 
@@ -60,6 +63,12 @@ struct StepArgs {
     /// Measure power too, where this system lets us read it
     #[arg(long)]
     power: bool,
+    /// Matrix products: f32, bf16 or auto
+    #[arg(long, default_value = "f32", value_parser = parse_precision, value_name = "NUMBERS")]
+    precision: Precision,
+    /// Moments of the optimizer: f32, bf16 or q8
+    #[arg(long, default_value = "f32", value_parser = parse_state, value_name = "FORMAT")]
+    optimizer_state: OptimizerState,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -160,12 +169,15 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     config.train.seq = args.seq;
     config.train.batch = args.batch;
     config.train.recompute = args.recompute;
+    config.train.precision = args.device.settle(args.precision);
+    config.optimizer.state = args.optimizer_state;
     config.model.max_seq = config.model.max_seq.max(args.seq);
     config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
     if args.steps == 0 {
         return Err(Failure::Usage("--steps is 0, wanted at least 1".into()).into());
     }
-    let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
+    let precision = config.train.precision;
+    let peak = peak(precision, args.device.threads())?;
     let trainer = args.device.trainer(&config)?;
     let memory = trainer.memory;
     let settings = StepSettings { seq: args.seq, batch: args.batch, warmup: args.warmup, steps: args.steps };
@@ -177,7 +189,8 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut object = serde_json::to_value(&report)?;
         let extra = json!({
-            "preset": args.preset, "device": args.device.label(), "precision": "f32", "memory_bytes": memory,
+            "preset": args.preset, "device": args.device.label(), "precision": precision,
+            "optimizer_state": args.optimizer_state, "recompute": args.recompute, "memory_bytes": memory,
             "peak_gflop_per_s": peak, "peak_share": share, "rustane": env!("CARGO_PKG_VERSION"),
         });
         if let (Some(object), serde_json::Value::Object(extra)) = (object.as_object_mut(), extra) {
@@ -196,11 +209,12 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     let fastest = report.ms.iter().copied().fold(f64::INFINITY, f64::min);
     let slowest = report.ms.iter().copied().fold(0.0, f64::max);
     println!(
-        "{}: {:.1}M parameters, {} × {} tokens, f32, {}",
+        "{}: {:.1}M parameters, {} × {} tokens, {}, {}",
         args.preset,
         report.params as f64 / 1e6,
         args.batch,
         args.seq,
+        if precision == Precision::Bf16 { "bf16" } else { "f32" },
         args.device.label()
     );
     for phase in &report.phases {
@@ -242,4 +256,15 @@ fn told(power: &Result<Power, PowerError>, tok_per_s: f64) -> String {
         }
         Err(error) => format!("not measured: {error}"),
     }
+}
+
+/// Most GFLOP/s of matrix products in a precision, measured now. Without instructions for bf16, the
+/// yardstick is f32.
+fn peak(precision: Precision, threads: usize) -> Result<f64, backend::Error> {
+    if precision == Precision::Bf16
+        && let Some(peak) = probe::peak_bf16_gflops(threads)?
+    {
+        return Ok(peak);
+    }
+    Ok(probe::peak_gflops(threads)?)
 }

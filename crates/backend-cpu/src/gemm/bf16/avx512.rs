@@ -8,6 +8,10 @@ use std::arch::x86_64::*;
 use super::{MR, NR, V};
 use crate::gemm::{Into, Mat, Target};
 
+/// Steps of packing between the prefetch of a number and its use: matrices come from the last cache
+/// or from memory, in strides that the processor does not foresee.
+const AHEAD: usize = 4;
+
 /// Whether this machine has the instructions.
 pub(super) fn detected() -> bool {
     is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
@@ -22,19 +26,18 @@ pub(super) fn detected() -> bool {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pack_rows(a: Mat<'_>, to: *mut u32) {
     let (rows, pairs) = (a.rows, a.cols.div_ceil(2));
-    for i in (0..rows).step_by(2 * MR) {
-        let count = (2 * MR).min(rows - i);
-        // SAFETY: reads are masked to the matrix; writes go to the panels of the rows that are there.
-        let store = |p: usize, x: __m512i| unsafe {
+    let store = |i: usize, p: usize, x: __m512i| {
+        // SAFETY: the panels of rows that are there.
+        unsafe {
             let at = to.add(i * pairs + p * MR);
             _mm256_storeu_si256(at.cast(), _mm512_castsi512_si256(x));
-            if count > MR {
+            if rows - i > MR {
                 _mm256_storeu_si256(at.add(MR * pairs).cast(), _mm512_extracti64x4_epi64::<1>(x));
             }
-        };
-        // SAFETY: as above.
-        unsafe { sixteen(a.part(i, count, 0, a.cols), store) };
-    }
+        }
+    };
+    // SAFETY: the instructions are there.
+    unsafe { vectors(a, store) };
 }
 
 /// See [`super::Unit::pack_columns`].
@@ -45,52 +48,95 @@ pub(super) unsafe fn pack_rows(a: Mat<'_>, to: *mut u32) {
 /// up to [`V`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pack_columns(b: Mat<'_>, to: *mut u32) {
-    let width = b.cols.next_multiple_of(V);
-    for j in (0..b.cols).step_by(V) {
-        let columns = b.part(0, b.rows, j, V.min(b.cols - j)).t();
-        // SAFETY: writes as the caller promised; reads are masked to the matrix.
-        unsafe { sixteen(columns, |p, x| _mm512_storeu_si512(to.add(p * width + j).cast(), x)) };
-    }
+    let (cols, pairs) = (b.cols, b.rows.div_ceil(2));
+    let store = |j: usize, p: usize, x: __m512i| {
+        let panel = j / NR * NR;
+        let width = NR.min(cols - panel).next_multiple_of(V);
+        // SAFETY: the panels of columns that are there.
+        unsafe { _mm512_storeu_si512(to.add(panel * pairs + p * width + (j - panel)).cast(), x) };
+    };
+    // SAFETY: the instructions are there.
+    unsafe { vectors(b.t(), store) };
 }
 
-/// Gives the pairs of up to 16 rows, one vector with a pair of each row after the other; missing
-/// rows and the missing half of the last pair are zeros.
+/// Gives the pairs of up to 16 rows from `i` on as one vector, for every `i` that is a multiple of
+/// 16 and every pair `p`; missing rows and the missing half of the last pair are zeros. The order
+/// is that in which memory is read best.
 ///
 /// # Safety
 ///
 /// The instructions are there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn sixteen(a: Mat<'_>, mut store: impl FnMut(usize, __m512i)) {
-    let (rows, depth, from) = (a.rows, a.cols, a.data.as_ptr());
-    let mask = u16::MAX >> (V - rows);
+unsafe fn vectors(a: Mat<'_>, mut store: impl FnMut(usize, usize, __m512i)) {
+    let (depth, from) = (a.cols, a.data.as_ptr());
     if a.row_stride == 1 {
         for p in 0..depth.div_ceil(2) {
             let at = from.wrapping_add(2 * p * a.col_stride);
-            let odd = if 2 * p + 1 < depth { mask } else { 0 };
-            // SAFETY: masked to the rows that are there.
-            let (low, high) = unsafe {
-                (_mm512_maskz_loadu_ps(mask, at), _mm512_maskz_loadu_ps(odd, at.wrapping_add(a.col_stride)))
-            };
-            store(p, interleave(low, high));
+            let whole = if 2 * p + 1 < depth { a.rows / V * V } else { 0 };
+            for i in (0..whole).step_by(V) {
+                // SAFETY: 16 rows that are there.
+                let (low, high) = unsafe {
+                    for ahead in [2 * AHEAD, 2 * AHEAD + 1] {
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(i + ahead * a.col_stride).cast());
+                    }
+                    (_mm512_loadu_ps(at.add(i)), _mm512_loadu_ps(at.add(i + a.col_stride)))
+                };
+                store(i, p, interleave(low, high));
+            }
+            for i in (whole..a.rows).step_by(V) {
+                let mask = u16::MAX >> (V - V.min(a.rows - i));
+                let odd = if 2 * p + 1 < depth { mask } else { 0 };
+                // SAFETY: masked to the rows that are there.
+                let (low, high) = unsafe {
+                    (
+                        _mm512_maskz_loadu_ps(mask, at.wrapping_add(i)),
+                        _mm512_maskz_loadu_ps(odd, at.wrapping_add(i + a.col_stride)),
+                    )
+                };
+                store(i, p, interleave(low, high));
+            }
         }
         return;
     }
     assert_eq!(a.col_stride, 1, "one stride of a matrix is 1");
-    for k in (0..depth).step_by(2 * V) {
-        let left = (depth - k).min(2 * V);
-        let low = u16::MAX >> (V - left.min(V));
-        let high = (u32::from(u16::MAX) >> (2 * V - left.max(V))) as u16;
-        let mut r = [_mm512_setzero_si512(); V];
-        for (i, r) in r.iter_mut().enumerate().take(rows) {
-            let at = from.wrapping_add(i * a.row_stride + k);
-            // SAFETY: masked to the numbers of a row that is there.
-            let (low, high) =
-                unsafe { (_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(V))) };
-            *r = bits(_mm512_cvtne2ps_pbh(high, low));
+    for i in (0..a.rows).step_by(V) {
+        let (from, rows) = (from.wrapping_add(i * a.row_stride), V.min(a.rows - i));
+        let whole = if rows == V { depth / (2 * V) * 2 * V } else { 0 };
+        for k in (0..whole).step_by(2 * V) {
+            let mut r = [_mm512_setzero_si512(); V];
+            for (i, r) in r.iter_mut().enumerate() {
+                let at = from.wrapping_add(i * a.row_stride + k);
+                // SAFETY: 32 numbers of a row that is there; prefetches may be anywhere.
+                unsafe {
+                    for line in 0..2 {
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(2 * V * AHEAD + line * V).cast());
+                    }
+                    let (low, high) = (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(V)));
+                    *r = bits(_mm512_cvtne2ps_pbh(high, low));
+                }
+            }
+            let columns = transpose(r);
+            for q in 0..V {
+                store(i, k / 2 + q, columns[q]);
+            }
         }
-        for (q, x) in transpose(r).into_iter().enumerate().take(left.div_ceil(2)) {
-            store(k / 2 + q, x);
+        for k in (whole..depth).step_by(2 * V) {
+            let left = (depth - k).min(2 * V);
+            let low = u16::MAX >> (V - left.min(V));
+            let high = (u32::from(u16::MAX) >> (2 * V - left.max(V))) as u16;
+            let mut r = [_mm512_setzero_si512(); V];
+            for (i, r) in r.iter_mut().enumerate().take(rows) {
+                let at = from.wrapping_add(i * a.row_stride + k);
+                // SAFETY: masked to the numbers of a row that is there.
+                let (low, high) = unsafe {
+                    (_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(V)))
+                };
+                *r = bits(_mm512_cvtne2ps_pbh(high, low));
+            }
+            for (q, x) in transpose(r).into_iter().enumerate().take(left.div_ceil(2)) {
+                store(i, k / 2 + q, x);
+            }
         }
     }
 }
@@ -172,11 +218,15 @@ fn lanes([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
 /// The instructions are there; `from` holds `pairs` vectors of 16 rows, `stride` numbers apart;
 /// `to` is writable for 8 vectors, [`super::turned_width`] numbers apart, of `pairs` pairs each.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, to: *mut u32) {
+pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, next: *const u32, to: *mut u32) {
     let width = super::turned_width(pairs);
     // The middle two numbers of four exchange places: two rows of pairs become two pairs of rows.
     let order = _mm512_set4_epi32(0x0F0E_0B0A, 0x0D0C_0908, 0x0706_0302, 0x0504_0100);
     for p in (0..pairs).step_by(8) {
+        // The same block of the next panel comes soon, from another place.
+        for line in 0..8 {
+            _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add((p + line) * stride).cast());
+        }
         let mut r = [_mm512_setzero_si512(); 8];
         for (u, r) in r.iter_mut().enumerate().take(pairs - p) {
             // SAFETY: one of the vectors that the caller promised.

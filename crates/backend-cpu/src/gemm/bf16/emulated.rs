@@ -43,11 +43,13 @@ pub(super) unsafe fn pack_rows(a: Mat<'_>, to: *mut u32) {
 ///
 /// `to` is writable for the pairs of `b.rows`, times `b.cols` rounded up to [`V`].
 pub(super) unsafe fn pack_columns(b: Mat<'_>, to: *mut u32) {
-    let width = b.cols.next_multiple_of(V);
-    for p in 0..b.rows.div_ceil(2) {
-        for j in 0..width {
+    let pairs = b.rows.div_ceil(2);
+    for j in 0..b.cols.next_multiple_of(V) {
+        let panel = j / NR * NR;
+        let width = NR.min(b.cols - panel).next_multiple_of(V);
+        for p in 0..pairs {
             // SAFETY: inside what the caller promised.
-            unsafe { *to.add(p * width + j) = pair(b.t(), j, p) };
+            unsafe { *to.add(panel * pairs + p * width + (j - panel)) = pair(b.t(), j, p) };
         }
     }
 }

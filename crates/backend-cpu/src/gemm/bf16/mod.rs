@@ -39,6 +39,10 @@ const WORK: usize = 4 << 20;
 const TASK_ROWS: usize = 256;
 const TASK_PANELS: usize = 4;
 
+/// Rows, and columns, of a task that packs for all threads.
+const PACK_ROWS: usize = 8 * V;
+const PACK_COLS: usize = 4 * NR;
+
 /// Sums of the loop that measures the peak.
 const CHAINS: usize = 24;
 
@@ -82,7 +86,7 @@ impl Unit {
         }
     }
 
-    /// Packs at most [`NR`] columns into one panel.
+    /// Packs columns into panels, one after the other.
     ///
     /// # Safety
     ///
@@ -104,13 +108,13 @@ impl Unit {
     /// # Safety
     ///
     /// `from` holds the vectors, `stride` numbers apart; `to` is writable for 8 times
-    /// [`turned_width`] numbers.
-    unsafe fn turn(self, from: *const u32, stride: usize, pairs: usize, to: *mut u32) {
+    /// [`turned_width`] numbers. `next` may be anywhere: where the vectors of a later call are.
+    unsafe fn turn(self, from: *const u32, stride: usize, pairs: usize, next: *const u32, to: *mut u32) {
         // SAFETY: the caller's promise; this unit is there.
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Unit::Avx512 => avx512::turn(from, stride, pairs, to),
+                Unit::Avx512 => avx512::turn(from, stride, pairs, next, to),
                 Unit::Emulated => emulated::turn(from, stride, pairs, to),
             }
         }
@@ -161,6 +165,35 @@ pub(crate) fn spin(isa: Isa, steps: usize) -> f32 {
         #[cfg(target_arch = "x86_64")]
         Unit::Avx512 => unsafe { avx512::dot_products(steps, 0x3F80_3F80) },
         Unit::Emulated => 0.0,
+    }
+}
+
+/// One small product on this thread.
+///
+/// # Safety
+///
+/// `c` is writable for `a.rows` rows of `b.cols` numbers and nobody else uses it.
+pub(super) unsafe fn small(
+    isa: Isa,
+    alpha: f32,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    into: Into,
+    c: Target,
+    scratch: &mut [f32],
+) {
+    let unit = Unit::new(isa);
+    let (rows, cols, pairs) = (a.rows, b.cols, a.cols.div_ceil(2));
+    let room = rows.next_multiple_of(MR) * pairs;
+    assert!(scratch.len() >= room + cols.next_multiple_of(V) * pairs, "scratch for a small product");
+    let pack_a = scratch.as_mut_ptr().cast::<u32>();
+    let pack_b = pack_a.wrapping_add(room);
+    // SAFETY: the packed operands fit (asserted), and `c` is the caller's. Panels of `b` follow each
+    // other: only the last one may be narrower.
+    unsafe {
+        unit.pack_rows(a, pack_a);
+        unit.pack_columns(b, pack_b);
+        unit.panels(rows, cols, pairs, (pack_a, pairs), (pack_b, pairs), c, alpha, into);
     }
 }
 
@@ -262,34 +295,40 @@ impl Packs {
             for (p0, depth) in blocks(k, most / KC * KC, KC) {
                 let into = if p0 == 0 { into } else { Into::Add };
                 let (a, pairs) = (a.part(i0, rows, p0, depth), depth.div_ceil(2));
-                pack_shared(&run, rows, 8 * MR, |row, rows| {
+                run(rows.div_ceil(PACK_ROWS), &|task, _| {
+                    let row = task * PACK_ROWS;
+                    let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
                     // SAFETY: tasks write different panels, of SHARED numbers in all.
-                    unsafe { unit.pack_rows(a.part(row, rows, 0, depth), shared.at(row * pairs)) };
+                    unsafe { unit.pack_rows(part, shared.at(row * pairs)) };
                 });
                 let width = NR * (WORK / (rows * depth * NR)).clamp(1, TASK_PANELS);
                 run(n.div_ceil(width), &|task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
                     let first = task * width;
+                    let count = width.min(n - first);
                     for (q0, depth) in blocks(depth, KC, V) {
                         let into = if q0 == 0 { into } else { Into::Add };
-                        for col in (first..n.min(first + width)).step_by(NR) {
-                            let cols = NR.min(n - col);
+                        let deep = depth.div_ceil(2);
+                        let a = (shared.at(q0 / 2 * MR).cast_const(), pairs);
+                        if let Right::Plain(b) = b {
+                            // SAFETY: the panels fit the scratch.
+                            unsafe { unit.pack_columns(b.part(p0 + q0, depth, first, count), own) };
+                        }
+                        for col in (0..count).step_by(NR) {
+                            let cols = NR.min(count - col);
                             // SAFETY: the panel fits the scratch, which has room for whole vectors;
                             // `a` was packed above; this task alone writes these columns of `c`.
                             unsafe {
-                                let b = panel(unit, b, p0 + q0, depth, col, cols, own);
-                                let a = (shared.at(q0 / 2 * MR).cast_const(), pairs);
-                                unit.panels(
-                                    rows,
-                                    cols,
-                                    depth.div_ceil(2),
-                                    a,
-                                    (b, 0),
-                                    c.at(i0, col),
-                                    alpha,
-                                    into,
-                                );
+                                let b = match b {
+                                    Right::Plain(_) => own.add(col * deep).cast_const(),
+                                    Right::PackedT(w) => w.panel(p0 + q0, first + col, cols),
+                                    Right::Packed(w) => {
+                                        turned(unit, w, p0 + q0, depth, first + col, cols, own)
+                                    }
+                                };
+                                let c = c.at(i0, first + col);
+                                unit.panels(rows, cols, deep, a, (b, 0), c, alpha, into);
                             }
                         }
                     }
@@ -316,9 +355,11 @@ impl Packs {
                 let into = if p0 == 0 { into } else { Into::Add };
                 let pairs = depth.div_ceil(2);
                 let b = b.part(p0, depth, j0, cols);
-                pack_shared(&run, cols, NR, |col, cols| {
+                run(cols.div_ceil(PACK_COLS), &|task, _| {
+                    let col = task * PACK_COLS;
+                    let part = b.part(0, depth, col, PACK_COLS.min(cols - col));
                     // SAFETY: tasks write different panels, of SHARED numbers in all.
-                    unsafe { unit.pack_columns(b.part(0, depth, col, cols), shared.at(col * pairs)) };
+                    unsafe { unit.pack_columns(part, shared.at(col * pairs)) };
                 });
                 let height = (WORK / (cols * depth)).next_multiple_of(2 * MR).clamp(2 * MR, TASK_ROWS);
                 run(m.div_ceil(height), &|task, scratch| {
@@ -348,60 +389,43 @@ impl Packs {
     }
 }
 
-/// A panel of `b`: rows `p0..p0 + depth`, columns `col..col + cols`, from a panel border on.
+impl Packed<'_> {
+    /// Where the panel of rows `row..row + rows` is, from column `col` on.
+    fn panel(&self, col: usize, row: usize, rows: usize) -> *const u32 {
+        let start = row * self.cols.div_ceil(2) + col / 2 * rows.next_multiple_of(V);
+        self.data[start..].as_ptr()
+    }
+}
+
+/// A panel of rows `p0..p0 + depth`, columns `col..col + cols`, from a panel border on.
 ///
 /// # Safety
 ///
 /// `own` is writable for `depth` rounded up to [`V`], halved, times `cols` rounded up to [`V`].
-unsafe fn panel(
+unsafe fn turned(
     unit: Unit,
-    b: Right<'_>,
+    w: Packed<'_>,
     p0: usize,
     depth: usize,
     col: usize,
     cols: usize,
     own: *mut u32,
 ) -> *const u32 {
-    match b {
-        Right::Plain(b) => {
-            // SAFETY: the caller's promise.
-            unsafe { unit.pack_columns(b.part(p0, depth, col, cols), own) };
-            own
-        }
-        Right::PackedT(w) => {
-            let start = col * w.cols.div_ceil(2) + p0 / 2 * cols.next_multiple_of(V);
-            w.data[start..].as_ptr()
-        }
-        Right::Packed(w) => {
-            let (deep, pairs) = (w.cols.div_ceil(2), cols.div_ceil(2));
-            let width = turned_width(pairs);
-            for row in (p0..p0 + depth).step_by(V) {
-                let first = row / NR * NR;
-                let stride = NR.min(w.rows - first).next_multiple_of(V);
-                let start = first * deep + col / 2 * stride + (row - first);
-                assert!(start + (pairs - 1) * stride + V <= w.data.len());
-                // SAFETY: the vectors are inside the packed matrix (asserted), and the result
-                // inside what the caller promised.
-                unsafe {
-                    unit.turn(w.data[start..].as_ptr(), stride, pairs, own.add((row - p0) / 2 * width));
-                }
-            }
-            own
+    let (deep, pairs) = (w.cols.div_ceil(2), cols.div_ceil(2));
+    let width = turned_width(pairs);
+    for row in (p0..p0 + depth).step_by(V) {
+        let first = row / NR * NR;
+        let stride = NR.min(w.rows - first).next_multiple_of(V);
+        let start = first * deep + col / 2 * stride + (row - first);
+        assert!(start + (pairs - 1) * stride + V <= w.data.len());
+        // SAFETY: the vectors are inside the packed matrix (asserted), and the result inside what
+        // the caller promised.
+        unsafe {
+            let from = w.data[start..].as_ptr();
+            unit.turn(from, stride, pairs, from.wrapping_add(NR * deep), own.add((row - p0) / 2 * width));
         }
     }
-}
-
-/// Packs `total` rows or columns for all threads, in tasks of `step`.
-fn pack_shared(
-    run: &impl Fn(usize, &Task<'_>),
-    total: usize,
-    step: usize,
-    pack: impl Fn(usize, usize) + Sync,
-) {
-    run(total.div_ceil(step), &|task, _| {
-        let start = task * step;
-        pack(start, step.min(total - start));
-    });
+    own
 }
 
 /// Cuts `total` into pieces `(start, len)` of nearly equal length: at most `most`, multiples of
@@ -430,6 +454,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::{small, small_scratch};
     use crate::kernels::check::{assert_close, values};
     use crate::{Exec, MatMut, Plan, Precision};
 
@@ -513,6 +538,12 @@ mod tests {
                             let tolerance = 1e-6 * (k as f64).sqrt().max(2.0) * 4.0;
                             println!("{isa:?} {shape:?} operand {which} {into:?}");
                             assert_close(&c, &wanted, tolerance);
+                            let Right::Plain(b) = right else { continue };
+                            let mut d = old.clone();
+                            let mut scratch = vec![f32::NAN; small_scratch(m, n, k)];
+                            let to = MatMut::strided(&mut d, m, n, n + 3);
+                            small(isa, Precision::Bf16, 1.0, a, b, into, to, &mut scratch);
+                            assert_close(&d, &wanted, tolerance);
                         }
                     }
                 }
@@ -565,7 +596,7 @@ mod tests {
             let (mut one, mut two) = (vec![0u32; room], vec![0u32; room]);
             // SAFETY: vectors and room are there.
             unsafe {
-                unit.turn(from.as_ptr(), 48, pairs, one.as_mut_ptr());
+                unit.turn(from.as_ptr(), 48, pairs, from.as_ptr(), one.as_mut_ptr());
                 emulated::turn(from.as_ptr(), 48, pairs, two.as_mut_ptr());
             }
             assert_eq!(one, two, "{pairs} pairs");

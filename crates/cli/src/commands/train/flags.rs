@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use engine::config::{OnNan, OptimizerKind};
+use engine::config::{OnNan, OptimizerKind, OptimizerState, Precision};
 use engine::data::Format;
 use engine::optim::Schedule;
 use model::SplitPattern;
@@ -74,10 +74,16 @@ pub struct Args {
     /// Recompute activations in the backward pass: less memory, a third more work
     #[arg(long, help_heading = "Length and size")]
     pub(super) recompute: bool,
+    /// Matrix products on the CPU: f32, bf16 (twice as fast where the processor has it), or auto
+    #[arg(long, value_parser = parse_precision, env = "RUSTANE_PRECISION", value_name = "NUMBERS", help_heading = "Length and size")]
+    pub(super) precision: Option<Precision>,
 
     /// Rule of the weight matrices: adamw or muon
     #[arg(long, value_parser = parse_optimizer, value_name = "RULE", help_heading = "Optimizer")]
     pub(super) optimizer: Option<OptimizerKind>,
+    /// How the moments of the optimizer are kept: f32, bf16 or q8 (8, 4 or 2 bytes per weight)
+    #[arg(long, value_parser = parse_state, value_name = "FORMAT", help_heading = "Optimizer")]
+    pub(super) optimizer_state: Option<OptimizerState>,
     /// Peak learning rate of AdamW
     #[arg(
         long,
@@ -190,6 +196,7 @@ pub(super) fn layers(args: &Args, given: &ArgMatches) -> anyhow::Result<Layers> 
         lossy => "data.lossy", skip_bad => "data.skip_bad", tokenizer => "data.tokenizer", vocab => "model.vocab",
         seq => "train.seq", batch => "train.batch", accum => "train.accum", steps => "train.steps",
         tokens => "train.tokens", budget => "train.budget_s", recompute => "train.recompute",
+        precision => "train.precision", optimizer_state => "optimizer.state",
         optimizer => "optimizer.kind", lr => "optimizer.lr", muon_lr => "optimizer.muon_lr",
         schedule => "optimizer.schedule", warmup => "optimizer.warmup", weight_decay => "optimizer.weight_decay",
         clip => "optimizer.clip", on_nan => "train.on_nan", seed => "train.seed", eval_every => "train.eval_every",
@@ -199,8 +206,11 @@ pub(super) fn layers(args: &Args, given: &ArgMatches) -> anyhow::Result<Layers> 
     for assignment in &args.set {
         layers.assign(assignment)?;
     }
-    // A folder that was prepared holds the tokenizer that made its tokens.
     let config = layers.finish()?;
+    if config.train.precision == Precision::Auto {
+        layers.set("train.precision", args.device.settle(Precision::Auto), Origin::Machine);
+    }
+    // A folder that was prepared holds the tokenizer that made its tokens.
     if let ([folder], None) = (config.data.path.as_slice(), &config.data.tokenizer)
         && folder.join(DESCRIPTION).is_file()
         && folder.join(TOKENIZER).is_file()
@@ -227,6 +237,16 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 fn parse_format(text: &str) -> Result<Format, String> {
+    word(text)
+}
+
+/// Parses a value of `train.precision`.
+pub fn parse_precision(text: &str) -> Result<Precision, String> {
+    word(text)
+}
+
+/// Parses a value of `optimizer.state`.
+pub fn parse_state(text: &str) -> Result<OptimizerState, String> {
     word(text)
 }
 
