@@ -20,6 +20,7 @@ mod plan;
 mod pool;
 pub mod probe;
 mod train;
+mod update;
 
 pub use exec::Exec;
 pub use gemm::bf16::{pack, packed_len};

@@ -3,6 +3,7 @@
 use model::{ParamId, Role};
 
 use crate::gemm::bf16::{NR, pack, packed_len};
+use crate::moments::BLOCK;
 use crate::params::Layout;
 use crate::{Buffer, CpuError, Isa, Mat, Packed, Pool, Right, RowsMut};
 
@@ -30,8 +31,6 @@ pub struct PackedWeights {
     isa: Isa,
     data: Buffer<u32>,
     matrices: Vec<Matrix>,
-    /// Whether they are those of the weights.
-    pub(crate) fresh: bool,
 }
 
 /// Parameters that are one matrix to a product.
@@ -42,6 +41,29 @@ struct Matrix {
     to: usize,
     rows: usize,
     cols: usize,
+    /// Whether the copy is that of the weights.
+    fresh: bool,
+}
+
+/// The panels of one matrix, to write.
+pub struct Panels<'a> {
+    isa: Isa,
+    cols: usize,
+    panels: RowsMut<'a, u32>,
+}
+
+impl<'a> Panels<'a> {
+    /// Weights of one panel.
+    pub fn weights(&self) -> usize {
+        NR * self.cols
+    }
+
+    /// What packs the weights of a panel, and the panels.
+    pub fn split(self) -> (impl Fn(&[f32], &mut [u32]) + Sync, RowsMut<'a, u32>) {
+        let (isa, cols) = (self.isa, self.cols);
+        let write = move |w: &[f32], to: &mut [u32]| pack(isa, Mat::new(w, w.len() / cols, cols), to);
+        (write, self.panels)
+    }
 }
 
 impl PackedWeights {
@@ -60,10 +82,10 @@ impl PackedWeights {
             };
             let (place, cols) = (layout.place(p.role, last, p.layer), p.shape[1]);
             let rows = place.len() / cols;
-            matrices.push(Matrix { first: p.id, from: place.start, to: len, rows, cols });
+            matrices.push(Matrix { first: p.id, from: place.start, to: len, rows, cols, fresh: false });
             len += packed_len(rows, cols);
         }
-        Ok(Self { isa, data: Buffer::zeros("packed weights", len)?, matrices, fresh: false })
+        Ok(Self { isa, data: Buffer::zeros("packed weights", len)?, matrices })
     }
 
     /// The matrix that starts with this parameter.
@@ -73,12 +95,33 @@ impl PackedWeights {
         Packed::new(&self.data[m.to..], m.rows, m.cols)
     }
 
-    /// Packs all weights, unless they are packed.
+    /// Weights of the matrix that starts at `from`, when an update can pack it panel by panel.
+    pub fn len_at(&self, from: usize) -> Option<usize> {
+        // Parts of moments are whole blocks.
+        let fits = |m: &&Matrix| m.from == from && (NR * m.cols).is_multiple_of(BLOCK);
+        self.matrices.iter().find(fits).map(|m| m.rows * m.cols)
+    }
+
+    /// The panels of the matrix that starts at `from`, for who writes all of them.
+    pub fn panels(&mut self, from: usize) -> Option<Panels<'_>> {
+        self.len_at(from)?;
+        let m = self.matrices.iter_mut().find(|m| m.from == from)?;
+        m.fresh = true;
+        let data = &mut self.data[m.to..][..packed_len(m.rows, m.cols)];
+        Some(Panels { isa: self.isa, cols: m.cols, panels: RowsMut::new(data, NR * m.cols.div_ceil(2)) })
+    }
+
+    /// Says that weights changed.
+    pub fn weights_changed(&mut self) {
+        self.matrices.iter_mut().for_each(|m| m.fresh = false);
+    }
+
+    /// Packs what is not packed.
     pub fn refresh(&mut self, pool: &Pool, weights: &[f32]) {
-        if std::mem::replace(&mut self.fresh, true) {
-            return;
-        }
-        for m in &self.matrices {
+        for m in &mut self.matrices {
+            if std::mem::replace(&mut m.fresh, true) {
+                continue;
+            }
             let weights = &weights[m.from..][..m.rows * m.cols];
             let to = &mut self.data[m.to..][..packed_len(m.rows, m.cols)];
             pool.each(RowsMut::new(to, NR * m.cols.div_ceil(2)), |panel, to| {

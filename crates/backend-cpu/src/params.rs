@@ -71,6 +71,18 @@ impl Layout {
 
 type ParamIndex = usize;
 
+/// What an update moves.
+pub struct Tensors<'a> {
+    /// Gradients of the place.
+    pub gradients: &'a [f32],
+    /// Its weights.
+    pub weights: &'a mut [f32],
+    /// The packed copies.
+    pub packed: Option<&'a mut PackedWeights>,
+    /// All moments.
+    pub moments: &'a mut Moments,
+}
+
 /// The four tensors of every parameter.
 pub struct Storage {
     /// Where they lie.
@@ -128,7 +140,7 @@ impl Storage {
     /// Says that weights changed.
     pub fn weights_changed(&mut self) {
         if let Some(packed) = &mut self.packed {
-            packed.fresh = false;
+            packed.weights_changed();
         }
     }
 
@@ -160,9 +172,19 @@ impl Storage {
         gradient
     }
 
-    /// Gradients and weights of a place, and all moments. [`Storage::settle`] comes before.
-    pub fn tensors(&mut self, place: Range<usize>) -> (&[f32], &mut [f32], &mut Moments) {
-        (&self.gradients[place.clone()], &mut self.weights[place], &mut self.moments)
+    /// What an update of a place moves. [`Storage::settle`] comes before.
+    pub fn tensors(&mut self, place: Range<usize>) -> Tensors<'_> {
+        Tensors {
+            gradients: &self.gradients[place.clone()],
+            packed: self.packed.as_mut(),
+            weights: &mut self.weights[place],
+            moments: &mut self.moments,
+        }
+    }
+
+    /// How many weights from `start` on an update can pack as one matrix.
+    pub fn packed_from(&self, start: usize) -> Option<usize> {
+        self.packed.as_ref()?.len_at(start)
     }
 
     /// Writes the zeros of gradients that count as zero, and gives all gradients.

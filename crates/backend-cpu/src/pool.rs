@@ -329,6 +329,30 @@ unsafe impl<'a, T: Send> Split for RowsMut<'a, T> {
     }
 }
 
+/// The parts of something, or as many times nothing.
+pub struct Maybe<S>(Option<S>, usize);
+
+impl<S: Split> Maybe<S> {
+    /// `count` times nothing when there is nothing.
+    pub fn new(parts: Option<S>, count: usize) -> Self {
+        Self(parts, count)
+    }
+}
+
+// SAFETY: parts are those of the member.
+unsafe impl<S: Split> Split for Maybe<S> {
+    type Part = Option<S::Part>;
+
+    fn count(&self) -> usize {
+        self.0.as_ref().map_or(self.1, Split::count)
+    }
+
+    unsafe fn part(&self, index: usize) -> Option<S::Part> {
+        // SAFETY: the caller's promise is passed on.
+        self.0.as_ref().map(|parts| unsafe { parts.part(index) })
+    }
+}
+
 macro_rules! split_tuple {
     ($($name:ident $index:tt),*) => {
         // SAFETY: each member keeps its own parts apart.

@@ -6,10 +6,10 @@ use backend::{Error, Result, Rule, Tokens, Train, Update};
 use model::{ModelConfig, ParamId, Role, Slot, TokenId};
 
 use crate::kernels::attention::{self, Heads};
-use crate::kernels::{adamw, cross_entropy, embedding, muon, rms_norm, rope, swiglu, vector};
+use crate::kernels::{cross_entropy, embedding, muon, rms_norm, rope, swiglu, vector};
 use crate::memory::CpuResult;
-use crate::moments::{BLOCK, Chance, Moments};
 use crate::params::Storage;
+use crate::update::{self, CHUNK};
 use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Right, Rows, RowsMut};
 
 /// An activation, `[tokens, dim]`.
@@ -86,8 +86,6 @@ pub(crate) struct Scratch {
 
 /// Tokens of one task; sums over tokens are cut here.
 const ROWS: usize = 32;
-/// Parameters of one task.
-const CHUNK: usize = 1 << 14;
 /// Most tokens, and most logits, of one pass through the head: 32 MiB.
 const HEAD_TOKENS: usize = 256;
 const HEAD_LOGITS: usize = 8 << 20;
@@ -563,8 +561,8 @@ impl Train for Cpu {
         });
         let norm = (squares.iter().sum::<f64>().sqrt() * f64::from(update.grad_scale)) as f32;
         if norm.is_finite() {
-            self.apply(update, update.factor(norm));
             self.storage.weights_changed();
+            update::apply(&mut self.exec, &mut self.storage, &mut self.muon, update, update.factor(norm));
         }
         self.storage.clear_gradients();
         Ok(norm)
@@ -572,81 +570,6 @@ impl Train for Cpu {
 
     fn download(&mut self, x: &Act) -> Result<Vec<f32>> {
         Ok(x.0[..self.tokens.len() * self.config.dim].to_vec())
-    }
-}
-
-impl Cpu {
-    /// Moves all parameters: neighbours of the same AdamW in one go, matrices of Muon one by one.
-    fn apply(&mut self, update: &Update, factor: f32) {
-        let isa = self.exec.isa;
-        let chance = Chance::new(update.step);
-        let count = self.storage.layout.table().len();
-        let rows: Vec<_> = self
-            .storage
-            .layout
-            .table()
-            .iter()
-            .map(|p| (p.id, p.shape[0], update.rules.of(p.group)))
-            .collect();
-        let mut first = 0;
-        while first < count {
-            let (id, height, rule) = rows[first];
-            let mut last = first;
-            match rule {
-                Rule::AdamW(adamw) => {
-                    while last + 1 < count && rows[last + 1].2 == rule {
-                        last += 1;
-                    }
-                    let layout = &self.storage.layout;
-                    let place = layout.range(id).start..layout.range(rows[last].0).end;
-                    let factors = adamw::Factors::new(&adamw, update.step, factor);
-                    let start = place.clone().start;
-                    let (g, w, moments) = self.storage.tensors(place.clone());
-                    let parts = (Rows::new(g, CHUNK), RowsMut::new(w, CHUNK));
-                    let chance = |part: usize| chance.at(start + part * CHUNK);
-                    match moments {
-                        Moments::F32([m, v]) => {
-                            let moments = (&mut m[place.clone()], &mut v[place]);
-                            let moments = (RowsMut::new(moments.0, CHUNK), RowsMut::new(moments.1, CHUNK));
-                            self.exec.pool.each((parts, moments), |_, ((g, w), (m, v))| {
-                                adamw::update(isa, &factors, g, w, m, v);
-                            });
-                        }
-                        Moments::Bf16([m, v]) => {
-                            let moments = (&mut m[place.clone()], &mut v[place]);
-                            let moments = (RowsMut::new(moments.0, CHUNK), RowsMut::new(moments.1, CHUNK));
-                            self.exec.pool.each((parts, moments), |part, ((g, w), (m, v))| {
-                                adamw::update_bf16(isa, &factors, chance(part), g, w, m, v);
-                            });
-                        }
-                        Moments::Q8 { m, exponents, v } => {
-                            let blocks = place.start / BLOCK..place.end.div_ceil(BLOCK);
-                            let moments = (
-                                RowsMut::new(&mut m[place.clone()], CHUNK),
-                                RowsMut::new(&mut exponents[blocks], CHUNK / BLOCK),
-                                RowsMut::new(&mut v[place], CHUNK),
-                            );
-                            self.exec.pool.each((parts, moments), |part, ((g, w), (m, exponents, v))| {
-                                adamw::update_q8(isa, &factors, chance(part), g, w, m, exponents, v);
-                            });
-                        }
-                    }
-                }
-                Rule::Muon(muon) => {
-                    let place = self.storage.layout.range(id);
-                    let (g, w, moments) = self.storage.tensors(place.clone());
-                    let (exec, scratch) = (&mut self.exec, &mut self.muon);
-                    if let Moments::F32([m, _]) = moments {
-                        muon::update(exec, &muon, factor, height, g, w, &mut m[place], scratch);
-                    } else {
-                        let mut m = moments.read(place.clone(), Slot::Moment1).into_owned();
-                        muon::update(exec, &muon, factor, height, g, w, &mut m, scratch);
-                        moments.write(isa, place, Slot::Moment1, &m, chance);
-                    }
-                }
-            }
-            first = last + 1;
-        }
     }
 }
 

@@ -116,9 +116,8 @@ unsafe fn vectors(a: Mat<'_>, mut store: impl FnMut(usize, usize, __m512i)) {
                     *r = bits(_mm512_cvtne2ps_pbh(high, low));
                 }
             }
-            let columns = transpose(r);
-            for q in 0..V {
-                store(i, k / 2 + q, columns[q]);
+            for (q, x) in transpose(r).into_iter().enumerate() {
+                store(i, k / 2 + q, x);
             }
         }
         for k in (whole..depth).step_by(2 * V) {
@@ -292,6 +291,7 @@ pub(super) unsafe fn panels(
 /// # Safety
 ///
 /// As for [`tile`].
+#[allow(clippy::too_many_arguments)]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn tile_rows<const VECTORS: usize>(
     rows: usize,
