@@ -182,10 +182,10 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<bool> {
                 let theirs = beside.map_or(String::new(), |(before, after)| {
                     format!(" (published: {before} → {after}, delta={:+.4})", after - before)
                 });
+                let timed = if args.timed == 0 { "these".into() } else { args.timed.to_string() };
                 print!(
-                    "{before:.4} → {loss:.4} (delta={:+.4}){theirs}\n[4/4] Timing {} steps... ",
-                    loss - before,
-                    args.timed
+                    "{before:.4} → {loss:.4} (delta={:+.4}){theirs}\n[4/4] Timing {timed} steps... ",
+                    loss - before
                 );
             }
         }
