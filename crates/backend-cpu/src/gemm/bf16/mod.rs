@@ -115,7 +115,10 @@ impl Unit {
             match self {
                 #[cfg(target_arch = "x86_64")]
                 Unit::Avx512 => avx512::turn(from, stride, pairs, next, to),
-                Unit::Emulated => emulated::turn(from, stride, pairs, to),
+                Unit::Emulated => {
+                    let _ = next;
+                    emulated::turn(from, stride, pairs, to);
+                }
             }
         }
     }
@@ -164,7 +167,10 @@ pub(crate) fn spin(isa: Isa, steps: usize) -> f32 {
         // SAFETY: this unit is there.
         #[cfg(target_arch = "x86_64")]
         Unit::Avx512 => unsafe { avx512::dot_products(steps, 0x3F80_3F80) },
-        Unit::Emulated => 0.0,
+        Unit::Emulated => {
+            let _ = steps;
+            0.0
+        }
     }
 }
 
