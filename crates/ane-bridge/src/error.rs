@@ -5,6 +5,7 @@ use std::fmt;
 use mil::eval::PlanError;
 use mil::verify::Family;
 
+use crate::apple::SystemError;
 use crate::surface::{Layout, SurfaceError};
 
 /// Status of a failed evaluation, as the driver reports it: `status=0x1d`.
@@ -56,6 +57,18 @@ pub enum CompileError {
         #[source]
         source: PlanError,
     },
+    #[error("`{program}` was refused")]
+    System {
+        program: String,
+        #[source]
+        source: SystemError,
+    },
+    #[error("the files of `{program}`, which the ANE compiler reads, were not written")]
+    Files {
+        program: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// Why surfaces were not bound to an executable.
@@ -81,6 +94,14 @@ pub enum BindError {
     Layout { program: String, name: String, found: Layout, wanted: Layout },
     #[error("`{output}` of `{program}` has the surface of `{other}`: {status}; give every output its own")]
     Aliased { program: String, output: String, other: String, status: Status },
+    #[error("the surface of `{name}` in `{program}` is of another device; make it with `Device::surface`")]
+    Foreign { program: String, name: String },
+    #[error("the surfaces of `{program}` made no request")]
+    System {
+        program: String,
+        #[source]
+        source: SystemError,
+    },
 }
 
 /// Why a request did not run. Outputs hold no result then.
@@ -96,7 +117,15 @@ pub enum RunError {
         source: SurfaceError,
     },
     #[error("dispatch {dispatch} of the device, `{program}`, failed: {status}; {reason}")]
-    Failed { program: String, dispatch: u64, status: Status, reason: String },
+    Failed {
+        program: String,
+        dispatch: u64,
+        status: Status,
+        reason: String,
+        /// What the system said, where a system was asked.
+        #[source]
+        system: Option<Box<SystemError>>,
+    },
     #[error("surfaces could not be bound")]
     Bind(#[from] BindError),
     #[error("`{program}` cannot be evaluated")]

@@ -16,6 +16,8 @@ pub struct Entry {
     pub failures: u64,
     /// Wall time of the finished dispatches on this machine.
     pub real: Duration,
+    /// The same by the hardware's own clock; zero on devices that have none, or were not asked.
+    pub hardware: Duration,
     /// Time that the chip would take by [`crate::clock`], seconds.
     pub predicted_s: f64,
     /// What fp16 and the grid lost; zero on devices that cannot see it.
@@ -28,6 +30,7 @@ impl Entry {
         self.dispatches += other.dispatches;
         self.failures += other.failures;
         self.real += other.real;
+        self.hardware += other.hardware;
         self.predicted_s += other.predicted_s;
         self.stats += other.stats;
     }

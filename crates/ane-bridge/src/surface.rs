@@ -233,6 +233,8 @@ pub struct Surface(Arc<Inner>);
 struct Inner {
     layout: Layout,
     memory: RwLock<Box<dyn Memory>>,
+    /// What the device that made the surface knows it by.
+    native: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl fmt::Debug for Surface {
@@ -261,7 +263,18 @@ impl Surface {
 
     /// A surface in a device's memory, which must have the layout's element type and bytes.
     pub fn from_memory(layout: Layout, memory: Box<dyn Memory>) -> Self {
-        Self(Arc::new(Inner { layout, memory: RwLock::new(memory) }))
+        Self(Arc::new(Inner { layout, memory: RwLock::new(memory), native: None }))
+    }
+
+    /// The same with a handle, for [`Surface::native`].
+    pub fn with_native(layout: Layout, memory: Box<dyn Memory>, native: Box<dyn Any + Send + Sync>) -> Self {
+        Self(Arc::new(Inner { layout, memory: RwLock::new(memory), native: Some(native) }))
+    }
+
+    /// The handle of the device that made the surface, if it is of this type. It is there whoever
+    /// reads or writes, and gives no access to the content.
+    pub fn native<T: Any>(&self) -> Option<&T> {
+        self.0.native.as_ref()?.downcast_ref()
     }
 
     /// How the surface is laid out.
@@ -279,12 +292,7 @@ impl Surface {
     /// # Errors
     /// [`SurfaceError::Busy`] while a dispatch or a guard writes, [`SurfaceError::Lock`].
     pub fn read(&self) -> Result<ReadGuard<'_>, SurfaceError> {
-        let memory = match self.0.memory.try_read() {
-            Ok(memory) => memory,
-            // The content is plain numbers: a panic while it was written leaves numbers.
-            Err(TryLockError::Poisoned(e)) => e.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(self.busy("it is being written", Access::Read)),
-        };
+        let memory = self.shared()?;
         memory.lock(Access::Read).map_err(|code| self.locked(Access::Read, code))?;
         Ok(ReadGuard { memory, layout: self.0.layout })
     }
@@ -294,15 +302,38 @@ impl Surface {
     /// # Errors
     /// [`SurfaceError::Busy`] while a dispatch or a guard reads or writes, [`SurfaceError::Lock`].
     pub fn write(&self) -> Result<WriteGuard<'_>, SurfaceError> {
-        let memory = match self.0.memory.try_write() {
-            Ok(memory) => memory,
-            Err(TryLockError::Poisoned(e)) => e.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Err(self.busy("it is being read or written", Access::Write));
-            }
-        };
+        let memory = self.sole()?;
         memory.lock(Access::Write).map_err(|code| self.locked(Access::Write, code))?;
         Ok(WriteGuard { memory, layout: self.0.layout })
+    }
+
+    /// Keeps guards away while a device reads or writes the memory by itself. The memory is not locked
+    /// for the host.
+    ///
+    /// # Errors
+    /// [`SurfaceError::Busy`] while a dispatch or a guard is in the way.
+    pub fn hold(&self, access: Access) -> Result<Hold<'_>, SurfaceError> {
+        Ok(match access {
+            Access::Read => Hold { _reader: Some(self.shared()?), _writer: None },
+            Access::Write => Hold { _reader: None, _writer: Some(self.sole()?) },
+        })
+    }
+
+    fn shared(&self) -> Result<RwLockReadGuard<'_, Box<dyn Memory>>, SurfaceError> {
+        match self.0.memory.try_read() {
+            Ok(memory) => Ok(memory),
+            // The content is plain numbers: a panic while it was written leaves numbers.
+            Err(TryLockError::Poisoned(e)) => Ok(e.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(self.busy("it is being written", Access::Read)),
+        }
+    }
+
+    fn sole(&self) -> Result<RwLockWriteGuard<'_, Box<dyn Memory>>, SurfaceError> {
+        match self.0.memory.try_write() {
+            Ok(memory) => Ok(memory),
+            Err(TryLockError::Poisoned(e)) => Ok(e.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(self.busy("it is being read or written", Access::Write)),
+        }
     }
 
     fn busy(&self, holder: &'static str, access: Access) -> SurfaceError {
@@ -320,6 +351,12 @@ fn zeros<T: Copy>(len: usize, zero: T) -> Result<Vec<T>, std::collections::TryRe
     v.try_reserve_exact(len)?;
     v.resize(len, zero);
     Ok(v)
+}
+
+/// A device's own access to a surface, see [`Surface::hold`].
+pub struct Hold<'a> {
+    _reader: Option<RwLockReadGuard<'a, Box<dyn Memory>>>,
+    _writer: Option<RwLockWriteGuard<'a, Box<dyn Memory>>>,
 }
 
 /// Reading access to a surface.

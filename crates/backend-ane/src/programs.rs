@@ -422,6 +422,7 @@ impl Request for Unloaded {
             dispatch: 0,
             status: ane_bridge::Status::INFERENCE,
             reason: "its executable could not be made anew".into(),
+            system: None,
         })
     }
 }

@@ -8,20 +8,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mil", &[]),
     ("model", &[]),
     ("hub", &[]),
-    ("ane-bridge", &["mil"]),
+    ("ane-bridge", &["mil", "fake-ane"]),
+    ("fake-ane", &["mil"]),
     ("backend", &["model"]),
     ("backend-cpu", &["backend", "model"]),
     ("backend-cuda", &["backend", "model"]),
     ("metal-decode", &["backend", "model"]),
-    ("backend-ane", &["backend", "model", "backend-cpu", "ane-bridge", "mil"]),
+    ("backend-ane", &["backend", "model", "backend-cpu", "ane-bridge", "mil", "fake-ane"]),
     ("engine", &["backend", "model"]),
     ("bench", &["engine", "backend", "model", "ane-bridge", "mil"]),
     ("server", &["engine", "backend", "model"]),
 ];
 /// The crate that may use all others, and print, read the environment and exit.
 const TOP: &str = "rustane";
-/// Crates that talk to hardware and need unsafe code for it.
-const UNSAFE: [&str; 3] = ["ane-bridge", "backend-cpu", "backend-cuda"];
+/// Crates that talk to hardware, or stand for it in tests, and need unsafe code for that.
+const UNSAFE: [&str; 4] = ["ane-bridge", "backend-cpu", "backend-cuda", "fake-ane"];
 /// Files that differ by operating system: all of `ane-bridge`, and these.
 const BY_SYSTEM: [&str; 3] = [
     "crates/ane-bridge/",

@@ -356,6 +356,7 @@ impl VirtualRequest {
                     dispatch,
                     status: Status::INFERENCE,
                     reason: "Program Inference error (injected)".into(),
+                    system: None,
                 });
             }
             state.faults.slow_down

@@ -1,0 +1,90 @@
+//! The device on systems that have none: it cannot be made, and says so.
+
+use mil::Verified;
+
+use super::{OpenError, Settings};
+use crate::chip::Chip;
+use crate::device::{Device, Executable, Port, Request};
+use crate::error::{BindError, CompileError, RunError};
+use crate::ledger::Ledger;
+use crate::surface::{Layout, Surface, SurfaceError};
+
+/// Apple's Neural Engine, which this system does not have: there is no value of this type.
+#[derive(Clone, Debug)]
+pub enum AppleAne {}
+
+impl AppleAne {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`OpenError::NotApple`], always.
+    pub fn open(_: Settings) -> Result<Self, OpenError> {
+        Err(OpenError::NotApple)
+    }
+}
+
+impl Device for AppleAne {
+    type Executable = AppleExecutable;
+
+    fn chip(&self) -> &'static Chip {
+        match *self {}
+    }
+
+    fn label(&self) -> String {
+        match *self {}
+    }
+
+    fn compile(&self, _: &str, _: &Verified) -> Result<AppleExecutable, CompileError> {
+        match *self {}
+    }
+
+    fn surface(&self, _: Layout) -> Result<Surface, SurfaceError> {
+        match *self {}
+    }
+
+    fn compiles_left(&self) -> Option<u32> {
+        match *self {}
+    }
+
+    fn ledger(&self) -> Ledger {
+        match *self {}
+    }
+}
+
+/// A program on a device that is not there.
+#[derive(Debug)]
+pub enum AppleExecutable {}
+
+impl Executable for AppleExecutable {
+    type Request = AppleRequest;
+
+    fn name(&self) -> &str {
+        match *self {}
+    }
+
+    fn inputs(&self) -> &[Port] {
+        match *self {}
+    }
+
+    fn outputs(&self) -> &[Port] {
+        match *self {}
+    }
+
+    fn predicted_s(&self) -> f64 {
+        match *self {}
+    }
+
+    fn bind(&self, _: &[(&str, &Surface)], _: &[(&str, &Surface)]) -> Result<AppleRequest, BindError> {
+        match *self {}
+    }
+}
+
+/// Surfaces bound on a device that is not there.
+#[derive(Debug)]
+pub enum AppleRequest {}
+
+impl Request for AppleRequest {
+    fn run(&self) -> Result<(), RunError> {
+        match *self {}
+    }
+}

@@ -1,0 +1,61 @@
+//! The Neural Engine of a Mac, through Apple's private framework `AppleNeuralEngine`.
+//!
+//! ```text
+//! table      every call: class, selector, types, source
+//! sys        the public C functions: IOSurface, loader, sysctl
+//! framework  the loaded framework, one Result per call; attributes: what its compiler tells
+//! iosurface  surfaces in memory that the engine shares
+//! folder     the files that the compiler reads, and their removal
+//! device     AppleAne: the safe Device
+//! probe      whether all this works on this machine
+//! ```
+//!
+//! The framework is loaded at run time, and each of its calls is compared with [`table`] before the
+//! first one is made. On systems that are not macOS the same names exist, and opening says so. The
+//! feature `gnustep` builds this module on Linux, for tests against the crate `fake_ane`; what runs
+//! there is called a fake framework, never ANE.
+
+mod error;
+mod probe;
+mod settings;
+
+pub use error::{Mismatch, OpenError, SystemError};
+pub use probe::{Finding, Probe, probe};
+pub use settings::{Budget, FRAMEWORK, Qos, Route, Settings};
+
+#[cfg(all(target_os = "macos", feature = "gnustep"))]
+compile_error!("the feature `gnustep` is for tests on Linux; build without it on macOS");
+
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+mod attributes;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[allow(unsafe_code, reason = "device.rs promises that live surfaces are wrapped")]
+mod device;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+mod folder;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[allow(unsafe_code, reason = "sends messages")]
+mod framework;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[allow(unsafe_code, reason = "calls IOSurface")]
+mod iosurface;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[allow(unsafe_code, non_upper_case_globals, reason = "declares C functions under their own names")]
+mod sys;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[allow(unsafe_code, reason = "calls sysctl")]
+mod system;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[allow(unsafe_code, reason = "reads the runtime's types")]
+pub mod table;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+pub use device::{AppleAne, AppleExecutable, AppleRequest};
+
+#[cfg(not(any(target_os = "macos", feature = "gnustep")))]
+mod absent;
+#[cfg(not(any(target_os = "macos", feature = "gnustep")))]
+pub use absent::{AppleAne, AppleExecutable, AppleRequest};
+
+/// On Linux, what the calls of [`sys`] and the Objective-C runtime are linked with.
+#[cfg(feature = "gnustep")]
+use fake_ane as _;
