@@ -6,7 +6,10 @@ RUSTANE = $(CARGO) run --release --locked --quiet --
 # For the sweeps: more flags, such as ARGS="--device ane" or ARGS="--layers 2".
 ARGS ?=
 
-.PHONY: help build test lint macos interop bench-step train clean \
+# Where Objective-C can be tested without a Mac.
+GNUSTEP = $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
+
+.PHONY: help build test apple lint macos interop bench-step train clean \
 	sweep-600m sweep-1b sweep-3b sweep-5b sweep-full \
 	forward-7b forward-10b forward-ladder forward-ceiling train-600m
 
@@ -18,11 +21,18 @@ build: ## the release binary, target/release/rustane
 
 test: ## every test: Rust, and the comparison with transformers where Python packages can be had
 	$(CARGO) test --workspace --locked --features $(FEATURES)
+	$(if $(GNUSTEP),tests/need gnustep && $(MAKE) apple || [ $$? = 3 ])
 	tests/interop/run
+
+apple: ## the bridge to Apple's framework, on GNUstep's Objective-C runtime (Linux, x86-64)
+	$(CARGO) test -p fake-ane -p ane-bridge --locked --features ane-bridge/gnustep \
+	  --lib --test apple --test apple_changed --test apple_limits
+	$(CARGO) test --workspace --locked --features $(FEATURES),backend-ane/gnustep --test apple_training
 
 lint: ## format and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --features $(FEATURES) -- -D warnings
+	$(CARGO) clippy -p fake-ane -p ane-bridge --all-targets --locked --features ane-bridge/gnustep -- -D warnings
 
 macos: ## clippy and a linked executable for macOS, on Debian
 	tests/macos/check

@@ -3,26 +3,29 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
-use ane_bridge::{Chip, Device as _, Faults, Settings, SlowDown, VirtualAne};
+use ane_bridge::{AppleAne, Chip, Faults, Ledger, Settings, SlowDown, VirtualAne, apple};
 use backend::Train;
-use backend_ane::{Ane, AneError, AneInfer, Monitor};
+use backend_ane::{Ane, AneDevice, AneError, AneInfer, Monitor};
 use backend_cpu::{Act, Cpu, CpuInfer, Isa, MomentFormat, Plan};
 use engine::RunConfig;
 use engine::config::{OptimizerState, Precision};
 use engine::infer::Infer;
 use model::{BoxError, ModelConfig, Weights};
 
+use crate::ane;
 use crate::failure::Failure;
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Device {
-    /// The best device of this machine that this build knows: the CPU
+    /// The best device that this build knows here: a Mac's Neural Engine where it works, or the CPU
     Auto,
     /// Every core of the processor
     Cpu,
-    /// The virtual Neural Engine: Apple's MIL programs under the hardware's rules, computed by the CPU
+    /// Apple's Neural Engine; where the system has none, the virtual one
     Ane,
+    /// The virtual Neural Engine: Apple's MIL programs under the hardware's rules, computed by the CPU
+    VirtualAne,
     /// Not in this build
     Metal,
     /// Not in this build
@@ -37,9 +40,9 @@ pub struct DeviceArgs {
     /// Where the model runs
     #[arg(long, env = "RUSTANE_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
-    /// Chip that the virtual Neural Engine stands for
-    #[arg(long, default_value = "M4 Max", value_name = "CHIP", value_parser = chip)]
-    pub chip: &'static Chip,
+    /// Chip that the virtual Neural Engine stands for [default: M4 Max], or that a Mac's own is taken for
+    #[arg(long, value_name = "CHIP", value_parser = chip)]
+    pub chip: Option<&'static Chip>,
     /// Threads; no result depends on it [default: one per core]
     #[arg(long, env = "RUSTANE_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -60,7 +63,24 @@ pub struct Trainer {
     pub backend: Box<dyn Train<Act = Act>>,
     /// Bytes that it reserved, where that is known.
     pub memory: Option<u64>,
-    ane: Option<(VirtualAne, Monitor)>,
+    ane: Option<OnAne>,
+}
+
+/// What is told of a Neural Engine, real or virtual, that trains.
+#[derive(Clone)]
+struct OnAne {
+    label: String,
+    chip: &'static Chip,
+    ledger: Arc<dyn Fn() -> Ledger>,
+    monitor: Monitor,
+}
+
+/// Where a flag leads on this machine.
+enum Place {
+    Cpu,
+    VirtualAne,
+    /// The Neural Engine of this Mac.
+    Ane(apple::Settings),
 }
 
 impl Trainer {
@@ -72,31 +92,34 @@ impl Trainer {
     /// [`Trainer::ledger`] for when the backend has gone elsewhere.
     pub fn later_ledger(&self) -> impl Fn() -> Option<String> + use<> {
         let ane = self.ane.clone();
-        move || ane.as_ref().map(|(device, monitor)| ledger_line(device, monitor))
+        move || ane.as_ref().map(OnAne::line)
     }
 
     /// Says whether the device wants a fresh process, while the backend is at work.
     pub fn restart_wanted(&self) -> impl Fn() -> bool + use<> {
-        let monitor = self.ane.as_ref().map(|(_, monitor)| monitor.clone());
+        let monitor = self.ane.as_ref().map(|ane| ane.monitor.clone());
         move || monitor.as_ref().is_some_and(|monitor| monitor.health().restart)
     }
 }
 
-fn ledger_line(device: &VirtualAne, monitor: &Monitor) -> String {
-    let (total, health) = (device.ledger().total(), monitor.health());
-    let count = |n: u64, what: &str| if n == 0 { String::new() } else { format!(", {n} {what}") };
-    format!(
-        "{}: {} dispatches of {} compiles in {:.1} s; a {} would take about {:.1} s for them{}{}{}",
-        device.label(),
-        total.dispatches,
-        total.compiles,
-        total.real.as_secs_f64(),
-        device.chip().name,
-        total.predicted_s,
-        count(health.retried, "run again after an overflow"),
-        count(total.failures, "failed"),
-        count(health.recreated, "programs compiled anew")
-    )
+impl OnAne {
+    /// What it did so far.
+    fn line(&self) -> String {
+        let (total, health) = ((self.ledger)().total(), self.monitor.health());
+        let count = |n: u64, what: &str| if n == 0 { String::new() } else { format!(", {n} {what}") };
+        format!(
+            "{}: {} dispatches of {} compiles in {:.1} s; a {} would take about {:.1} s for them{}{}{}",
+            self.label,
+            total.dispatches,
+            total.compiles,
+            total.real.as_secs_f64(),
+            self.chip.name,
+            total.predicted_s,
+            count(health.retried, "run again after an overflow"),
+            count(total.failures, "failed"),
+            count(health.recreated, "programs compiled anew")
+        )
+    }
 }
 
 impl DeviceArgs {
@@ -108,10 +131,42 @@ impl DeviceArgs {
 
     /// What runs, as runs record it: all that results depend on.
     pub fn name(&self) -> String {
-        match self.device {
-            Device::Ane => format!("virtual ANE ({})", self.chip.name),
-            _ => "cpu".to_owned(),
+        let of = |what: &str, chip: Option<&Chip>| match chip {
+            Some(chip) => format!("{what} ({})", chip.name),
+            None => what.to_owned(),
+        };
+        match self.place() {
+            Ok(Place::Ane(settings)) => of("ANE", settings.chip),
+            Ok(Place::VirtualAne) => of("virtual ANE", Some(self.virtual_chip())),
+            Ok(Place::Cpu) | Err(_) => "cpu".to_owned(),
         }
+    }
+
+    /// Where the flag leads. On a Mac this examines the Neural Engine, once per build of macOS.
+    fn place(&self) -> Result<Place, Failure> {
+        let asked = match (self.device, apple::BUILT) {
+            (Device::Ane | Device::Auto, true) => ane::verdict(),
+            (Device::Ane | Device::VirtualAne, _) => return Ok(Place::VirtualAne),
+            _ => return Ok(Place::Cpu),
+        };
+        let chip = || self.chip.or_else(|| Chip::find(&apple::system_chip()?));
+        match asked.route() {
+            Some(route) => {
+                Ok(Place::Ane(apple::Settings { route, chip: chip(), ..apple::Settings::default() }))
+            }
+            None if self.device == Device::Ane => {
+                Err(Failure::NoDevice(format!("{}; use --device cpu", asked.sentence())))
+            }
+            None => {
+                ane::say_why_not();
+                Ok(Place::Cpu)
+            }
+        }
+    }
+
+    /// The chip that the virtual Neural Engine stands for.
+    pub fn virtual_chip(&self) -> &'static Chip {
+        self.chip.unwrap_or(Chip::M4_MAX)
     }
 
     /// What ran, as reports say it.
@@ -123,7 +178,7 @@ impl DeviceArgs {
     /// Fails for devices that this build does not have.
     pub fn check(&self) -> Result<(), Failure> {
         let name = match self.device {
-            Device::Auto | Device::Cpu | Device::Ane => return Ok(()),
+            Device::Auto | Device::Cpu | Device::Ane | Device::VirtualAne => return self.place().map(drop),
             Device::Metal => "Metal",
             Device::Vulkan => "Vulkan",
             Device::Cuda => "CUDA",
@@ -133,14 +188,14 @@ impl DeviceArgs {
 
     /// The virtual Neural Engine that commands use.
     pub fn virtual_ane_settings(&self) -> Settings {
-        Settings { chip: self.chip, count_flushed: false, ..Settings::default() }
+        Settings { chip: self.virtual_chip(), count_flushed: false, ..Settings::default() }
     }
 
     /// What `auto` comes to on this machine: bf16 where the processor multiplies in it.
     pub fn settle(&self, precision: Precision) -> Precision {
         let bf16 = backend_cpu::Precision::Bf16.in_hardware(Isa::detect());
         match precision {
-            Precision::Auto if bf16 && self.device != Device::Ane => Precision::Bf16,
+            Precision::Auto if bf16 && matches!(self.place(), Ok(Place::Cpu)) => Precision::Bf16,
             Precision::Auto => Precision::F32,
             settled => settled,
         }
@@ -163,25 +218,10 @@ impl DeviceArgs {
     pub fn trainer(&self, config: &RunConfig) -> anyhow::Result<Trainer> {
         self.check()?;
         let precision = self.settle(config.train.precision);
-        if self.device == Device::Ane {
-            for (flag, ours) in [
-                ("--precision", precision == Precision::F32),
-                ("--optimizer-state", config.optimizer.state == OptimizerState::F32),
-            ] {
-                if !ours {
-                    let text = format!("{flag} is of the CPU; leave it out, or use --device cpu");
-                    return Err(Failure::Usage(text).into());
-                }
-            }
-            let device = self.virtual_ane();
-            let mut plan = backend_ane::Plan {
-                threads: self.threads(),
-                ..backend_ane::Plan::new(config.train.seq, config.train.batch)
-            };
-            plan.care.factor = Injected::now().care_factor.unwrap_or(plan.care.factor);
-            let backend = Box::new(Ane::new(device.clone(), &config.model, plan)?);
-            let monitor = backend.monitor();
-            return Ok(Trainer { backend, memory: None, ane: Some((device, monitor)) });
+        match self.place()? {
+            Place::Ane(settings) => return self.on_ane(AppleAne::open(settings)?, config),
+            Place::VirtualAne => return self.on_ane(self.virtual_ane(), config),
+            Place::Cpu => {}
         }
         let tokens = config.train.seq * config.train.batch;
         let plan = Plan::new(tokens)
@@ -212,16 +252,47 @@ impl DeviceArgs {
         Ok(Trainer { backend: Box::new(cpu), memory: Some(memory), ane: None })
     }
 
+    fn on_ane<D>(&self, device: D, config: &RunConfig) -> anyhow::Result<Trainer>
+    where
+        D: AneDevice + Clone + 'static,
+    {
+        for (flag, ours) in [
+            ("--precision", self.settle(config.train.precision) == Precision::F32),
+            ("--optimizer-state", config.optimizer.state == OptimizerState::F32),
+        ] {
+            if !ours {
+                let text = format!("{flag} is of the CPU; leave it out, or use --device cpu");
+                return Err(Failure::Usage(text).into());
+            }
+        }
+        let mut plan = backend_ane::Plan {
+            threads: self.threads(),
+            ..backend_ane::Plan::new(config.train.seq, config.train.batch)
+        };
+        plan.care.factor = Injected::now().care_factor.unwrap_or(plan.care.factor);
+        let (label, chip) = (device.label(), device.chip());
+        let backend = Box::new(Ane::new(device.clone(), &config.model, plan)?);
+        let (monitor, ledger) = (backend.monitor(), Arc::new(move || device.ledger()));
+        Ok(Trainer { backend, memory: None, ane: Some(OnAne { label, chip, ledger, monitor }) })
+    }
+
     /// A backend that writes.
     pub fn writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {
         self.check()?;
-        if self.device == Device::Ane {
-            // Prompts are padded to one length; decoding is the CPU's.
-            let plan = backend_ane::Plan {
-                threads: self.threads(),
-                ..backend_ane::Plan::new(config.max_seq.min(512), 1)
-            };
-            return Ok(Box::new(AneInfer::new(self.virtual_ane(), config, weights, plan)?));
+        // Prompts are padded to one length; decoding is the CPU's.
+        let padded = || backend_ane::Plan {
+            threads: self.threads(),
+            ..backend_ane::Plan::new(config.max_seq.min(512), 1)
+        };
+        match self.place()? {
+            Place::Ane(settings) => {
+                let device = AppleAne::open(settings)?;
+                return Ok(Box::new(AneInfer::new(device, config, weights, padded())?));
+            }
+            Place::VirtualAne => {
+                return Ok(Box::new(AneInfer::new(self.virtual_ane(), config, weights, padded())?));
+            }
+            Place::Cpu => {}
         }
         // A prompt is read in passes of this many tokens.
         let plan = Plan::new(config.max_seq.min(512)).with_threads(self.threads());

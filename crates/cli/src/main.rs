@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ane;
 mod commands;
 mod device;
 mod failure;

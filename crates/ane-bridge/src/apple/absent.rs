@@ -9,6 +9,16 @@ use crate::error::{BindError, CompileError, RunError};
 use crate::ledger::Ledger;
 use crate::surface::{Layout, Surface, SurfaceError};
 
+/// The build of macOS: there is none.
+pub fn system_build() -> Option<String> {
+    None
+}
+
+/// The chip of this Mac: this is none.
+pub fn system_chip() -> Option<String> {
+    None
+}
+
 /// Apple's Neural Engine, which this system does not have: there is no value of this type.
 #[derive(Clone, Debug)]
 pub enum AppleAne {}

@@ -23,6 +23,9 @@ pub use error::{Mismatch, OpenError, SystemError};
 pub use probe::{Finding, Probe, probe};
 pub use settings::{Budget, FRAMEWORK, Qos, Route, Settings};
 
+/// Whether this build is for a system that has Neural Engines.
+pub const BUILT: bool = cfg!(target_os = "macos");
+
 #[cfg(all(target_os = "macos", feature = "gnustep"))]
 compile_error!("the feature `gnustep` is for tests on Linux; build without it on macOS");
 
@@ -50,11 +53,13 @@ mod system;
 pub mod table;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 pub use device::{AppleAne, AppleExecutable, AppleRequest};
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+pub use system::{build as system_build, chip as system_chip};
 
 #[cfg(not(any(target_os = "macos", feature = "gnustep")))]
 mod absent;
 #[cfg(not(any(target_os = "macos", feature = "gnustep")))]
-pub use absent::{AppleAne, AppleExecutable, AppleRequest};
+pub use absent::{AppleAne, AppleExecutable, AppleRequest, system_build, system_chip};
 
 /// On Linux, what the calls of [`sys`] and the Objective-C runtime are linked with.
 #[cfg(feature = "gnustep")]

@@ -5,7 +5,7 @@ use std::ptr;
 
 use super::sys;
 
-/// The build, such as `25D125`: changes with every update.
+/// The build of macOS, such as `25D125`: changes with every update.
 pub fn build() -> Option<String> {
     text(c"kern.osversion")
 }

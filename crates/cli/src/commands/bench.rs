@@ -106,7 +106,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn kernels(args: &KernelsArgs) -> anyhow::Result<ExitCode> {
     args.device.check()?;
-    if args.device.device != Device::Ane {
+    if !matches!(args.device.device, Device::Ane | Device::VirtualAne) {
         return Err(Failure::Usage(
             "`bench kernels` measures the MIL programs, which run on --device ane only; give that".into(),
         )
@@ -120,7 +120,7 @@ fn kernels(args: &KernelsArgs) -> anyhow::Result<ExitCode> {
     config.model.max_seq = config.model.max_seq.max(args.seq);
     config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
     let block = Dims::new(&config.model, args.seq);
-    let limits = mil::Target::new(args.device.chip.family).limits();
+    let limits = mil::Target::new(args.device.virtual_chip().family).limits();
     let plan = Plan::new(args.seq, 1).fit(&block, &limits)?;
     let make = |kernel: backend_ane::kernels::Kernel| {
         let (dims, choices) = (plan.dims(&block, kernel), plan.choices);
@@ -160,7 +160,7 @@ fn kernels(args: &KernelsArgs) -> anyhow::Result<ExitCode> {
             k.predicted_ms
         );
     }
-    println!("chip ms: what {} would take by the analytic clock; no chip ran this", args.device.chip.name);
+    println!("chip ms: what {} would take by the analytic clock; no chip ran this", args.device.virtual_chip().name);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use ane_bridge::apple;
 use anyhow::Context;
 use backend::{Slot, Train};
 use backend_cpu::{Cpu, Isa, Plan};
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 use self::machine::{Cgroup, Features};
 use super::tokenizer::print;
+use crate::ane;
 use crate::device::bytes;
 use crate::paths;
 
@@ -121,6 +123,7 @@ fn checks() -> Vec<Check> {
         Err(error) => Check::ok("hub cache", "no place for it").but(Mark::Warn, error.to_string()),
     });
     checks.push(cpu());
+    checks.extend(neural_engine());
     checks.extend(absent());
     checks
 }
@@ -272,12 +275,31 @@ fn training_step(threads: usize) -> anyhow::Result<f32> {
     Ok(if norm.is_finite() { loss } else { norm })
 }
 
+/// The Neural Engine, examined anew; nothing needs it.
+fn neural_engine() -> Vec<Check> {
+    let none = |found: String| Check { mark: Mark::None, ..Check::ok("ANE", found) };
+    if !apple::BUILT {
+        return vec![none("not in this build".into())];
+    }
+    let probe = ane::examine_anew();
+    let check = |finding: &apple::Finding| {
+        let check = Check::ok("ANE", format!("{}: {}", finding.name, finding.found));
+        if finding.ok { check } else { check.but(Mark::Warn, "docs/ane-bridge.md says what to send to whom") }
+    };
+    let mut checks: Vec<Check> = probe.findings.iter().map(check).collect();
+    checks.push(match probe.route {
+        Some(_) => Check::ok("ANE", probe.sentence()),
+        None => none(probe.sentence()),
+    });
+    checks
+}
+
 /// Devices that this build does not know. Where a driver is to be seen, that is said.
 fn absent() -> Vec<Check> {
     let seen = |found: bool, what: &str| if found { format!("; {what}") } else { String::new() };
     let nvidia = seen(Path::new("/proc/driver/nvidia/version").exists(), "an NVIDIA driver is installed");
     let vulkan = seen(machine::has_library("libvulkan.so.1"), "a Vulkan loader is installed");
-    [("ANE", String::new()), ("Metal", String::new()), ("CUDA", nvidia), ("Vulkan", vulkan)]
+    [("Metal", String::new()), ("CUDA", nvidia), ("Vulkan", vulkan)]
         .map(|(name, seen)| Check { mark: Mark::None, ..Check::ok(name, format!("not in this build{seen}")) })
         .into()
 }
