@@ -160,7 +160,10 @@ fn kernels(args: &KernelsArgs) -> anyhow::Result<ExitCode> {
             k.predicted_ms
         );
     }
-    println!("chip ms: what {} would take by the analytic clock; no chip ran this", args.device.virtual_chip().name);
+    println!(
+        "chip ms: what {} would take by the analytic clock; no chip ran this",
+        args.device.virtual_chip().name
+    );
     Ok(ExitCode::SUCCESS)
 }
 
