@@ -31,6 +31,15 @@ simd! {
 pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
     const STEPS: usize = 10_000;
     let isa = Isa::detect();
+    // Compilers keep so many vectors in registers only when told.
+    #[cfg(target_arch = "x86_64")]
+    if isa.level() == crate::isa::Level::Avx512 {
+        use crate::gemm::avx512::{FLOPS_PER_SPIN, spin};
+        let run = || {
+            black_box(spin(isa, black_box(STEPS)));
+        };
+        return peak(threads, STEPS * FLOPS_PER_SPIN, run);
+    }
     let run = || {
         black_box(multiply_adds(isa, black_box(STEPS), black_box(1e-3)));
     };

@@ -11,7 +11,7 @@
 
 mod accelerate;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 pub(crate) mod bf16;
 mod dots;
 mod portable;

@@ -543,3 +543,29 @@ fn a_device_that_this_build_lacks_is_named() {
     assert!(ran.code == 2 && ran.err.contains("wanted one of M1, "), "{}", ran.err);
     assert!(!lab.path("run").exists());
 }
+
+#[test]
+fn bf16_and_narrow_moments_learn_the_same_and_are_recorded() {
+    let lab = Lab::new();
+    lab.trained("exact", &["--steps", "40"]);
+    let exact = losses(&lab.metrics("exact"));
+    for (name, flags) in [
+        ("bf16", ["--precision", "bf16"]),
+        ("auto", ["--precision", "auto"]),
+        ("half", ["--optimizer-state", "bf16"]),
+        ("q8", ["--optimizer-state", "q8"]),
+    ] {
+        lab.trained(name, &[&["--steps", "40"][..], &flags].concat());
+        let got = losses(&lab.metrics(name));
+        for (step, (exact, got)) in exact.iter().zip(&got).enumerate() {
+            let error = (got / exact - 1.0).abs();
+            assert!(error < 0.02, "{name}, step {}: {got} instead of {exact}", step + 1);
+        }
+        let settings = std::fs::read_to_string(lab.path(name).join("config.toml")).unwrap();
+        assert!(!settings.contains("\"auto\""), "a run records what `auto` came to: {settings}");
+        assert!(name == "auto" || exact != got, "{name} changes nothing");
+    }
+    let ran = lab.train("ane", &["--device", "ane", "--precision", "bf16"]);
+    let wanted = "error: --precision is of the CPU; leave it out, or use --device cpu\n";
+    assert!(ran.code != 0 && ran.err.ends_with(wanted), "{}", ran.err);
+}
