@@ -56,4 +56,38 @@ pub trait Decode {
 
     /// Frees a sequence.
     fn release(&mut self, seq: SeqId);
+
+    /// The part that draws tokens on the device, where it has one.
+    fn stream(&mut self) -> Option<&mut dyn Stream> {
+        None
+    }
+}
+
+/// How a device draws tokens; 0 for `top_k` and 1 for `top_p` cut nothing off.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// Division of the logits; 0: always the most likely token.
+    pub temperature: f32,
+    /// Among the so many most likely tokens.
+    pub top_k: usize,
+    /// Among the most likely tokens that together have this probability.
+    pub top_p: f32,
+    /// Among tokens at least this share as likely as the most likely one.
+    pub min_p: f32,
+    /// Decides the draws, on a device of one kind.
+    pub seed: u64,
+}
+
+/// A device that draws tokens itself, so that none of them waits for the host.
+pub trait Stream {
+    /// Appends `token` to a sequence, draws the next, appends that, and so on. `emit` gets every token that
+    /// was drawn, in order, and returns whether to go on; it ends also when the positions are used up. The
+    /// sequence then holds `token` and all emitted tokens but the last.
+    fn run(
+        &mut self,
+        seq: SeqId,
+        token: TokenId,
+        draw: &Draw,
+        emit: &mut dyn FnMut(TokenId) -> bool,
+    ) -> Result<()>;
 }

@@ -18,7 +18,7 @@ mod train;
 mod update;
 
 pub use checked::Checked;
-pub use decode::{Decode, Feed, Logits, SeqId};
+pub use decode::{Decode, Draw, Feed, Logits, SeqId, Stream};
 pub use error::{Error, Result};
 pub use model::Slot;
 pub use prefill::{KvBlock, Prefill};

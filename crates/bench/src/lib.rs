@@ -2,13 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+mod decode;
 mod forward;
 mod mil_kernels;
 mod power;
 pub mod protocol;
+pub mod shapes;
 mod step;
 mod sweep;
 
+pub use decode::{DecodeReport, DecodeSettings, decode};
 pub use forward::{ForwardProgress, ForwardReport, ForwardSettings, forward};
 pub use mil_kernels::{KernelTime, KernelsError, KernelsReport, mil_kernels};
 pub use power::{Meter, Power, PowerError};

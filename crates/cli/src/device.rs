@@ -10,10 +10,12 @@ use backend_cpu::{Act, Cpu, CpuInfer, Isa, MomentFormat, Plan};
 use engine::RunConfig;
 use engine::config::{OptimizerState, Precision};
 use engine::infer::Infer;
+use model::quant::Format;
 use model::{BoxError, ModelConfig, Weights};
 
 use crate::ane;
 use crate::failure::Failure;
+use crate::gpu;
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -26,9 +28,9 @@ pub enum Device {
     Ane,
     /// The virtual Neural Engine: Apple's MIL programs under the hardware's rules, computed by the CPU
     VirtualAne,
-    /// Not in this build
+    /// The GPU of a Mac, for writing
     Metal,
-    /// Not in this build
+    /// Any other GPU, for writing; a software driver counts and is called so
     Vulkan,
     /// Not in this build
     Cuda,
@@ -179,8 +181,10 @@ impl DeviceArgs {
     pub fn check(&self) -> Result<(), Failure> {
         let name = match self.device {
             Device::Auto | Device::Cpu | Device::Ane | Device::VirtualAne => return self.place().map(drop),
-            Device::Metal => "Metal",
-            Device::Vulkan => "Vulkan",
+            Device::Metal | Device::Vulkan => {
+                let text = "the GPU writes and does not train yet; use --device cpu or ane";
+                return Err(Failure::NoDevice(text.into()));
+            }
             Device::Cuda => "CUDA",
         };
         Err(Failure::NoDevice(format!("{name} is not in this build; use --device cpu")))
@@ -278,6 +282,31 @@ impl DeviceArgs {
 
     /// A backend that writes.
     pub fn writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {
+        Ok(self.writer_in(config, weights, None)?.0)
+    }
+
+    /// A backend that writes with weights in a format, and what reports call it.
+    pub fn writer_in(
+        &self,
+        config: &ModelConfig,
+        weights: Weights,
+        format: Option<Format>,
+    ) -> Result<(Box<dyn Infer>, String), BoxError> {
+        if let Some(api) = gpu::api(self.device) {
+            let device = gpu::open(api)?;
+            let format = format.unwrap_or(Format::F16);
+            let label = format!("{}, {format}", device.label());
+            let settings = gpu::settings(&device, format);
+            return Ok((Box::new(gpu::load(device, config, Some(&weights), settings)?), label));
+        }
+        if let Some(format) = format {
+            let text = format!("--format {format} needs a GPU: --device metal or vulkan");
+            return Err(Failure::Usage(text).into());
+        }
+        Ok((self.host_writer(config, weights)?, self.label()))
+    }
+
+    fn host_writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {
         self.check()?;
         // Prompts are padded to one length; decoding is the CPU's.
         let padded = || backend_ane::Plan {

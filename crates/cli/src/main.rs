@@ -8,6 +8,7 @@ mod ane;
 mod commands;
 mod device;
 mod failure;
+mod gpu;
 mod paths;
 mod plot;
 mod progress;
@@ -48,6 +49,8 @@ enum Command {
     Bench(commands::bench::Args),
     /// Print, check, run and cost the Neural Engine's programs
     Mil(commands::mil::Args),
+    /// Time the kernels on this GPU and keep the fastest
+    Tune(commands::tune::Args),
     /// Say what this machine offers and what is missing
     Doctor(commands::doctor::Args),
     /// Print a completion script for a shell
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Runs(args) => commands::runs::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Mil(args) => commands::mil::run(args),
+        Command::Tune(args) => commands::tune::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args, Cli::command()),
     };

@@ -10,6 +10,20 @@ use crate::{Decode, Error, Feed, Prefill, SeqId};
 /// Runs the whole suite. `make` builds a backend from weights; `tolerance` bounds
 /// ‖result − reference‖ / ‖reference‖ of logits, keys and values.
 pub fn infer<B: Prefill + Decode>(make: impl Fn(&ModelConfig, Weights) -> B, tolerance: f64) {
+    infer_of(make, |_| {}, tolerance);
+}
+
+/// [`infer`] on weights that `round` made such as the backend holds exactly: those of a format of few bits.
+pub fn infer_of<B: Prefill + Decode>(
+    make: impl Fn(&ModelConfig, Weights) -> B,
+    round: impl Fn(&mut Weights),
+    tolerance: f64,
+) {
+    let weights = |config: &ModelConfig, seed| {
+        let mut weights = weights(config, seed);
+        round(&mut weights);
+        weights
+    };
     for (case, config) in configs() {
         let weights = weights(&config, 9);
         let mut backend = make(&config, weights.clone());

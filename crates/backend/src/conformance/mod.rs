@@ -10,7 +10,7 @@ use model::{Group, Llama3Scaling, ModelConfig, Rope, TokenId, Weights};
 
 pub use crate::checked::relative_error;
 pub use golden::Golden;
-pub use infer::infer;
+pub use infer::{infer, infer_of};
 pub use train::train;
 
 /// Largest allowed ‖result − reference‖ / ‖reference‖.

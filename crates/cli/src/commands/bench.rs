@@ -1,5 +1,6 @@
 //! `rustane bench`: how fast this machine is.
 
+pub mod decode;
 mod forward;
 mod peak_memory;
 mod published;
@@ -32,6 +33,8 @@ pub struct Args {
 enum What {
     /// Whole training steps with AdamW on random tokens
     Step(StepArgs),
+    /// Writing token by token, with weights that mean nothing
+    Decode(decode::Args),
     /// The published training sweep: loss before and after ten steps, time of a step
     Sweep(sweep::Args),
     /// The published forward passes, 5B to 30B parameters, one block in memory at a time
@@ -98,6 +101,7 @@ struct KernelsArgs {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Step(args) => step(&args),
+        What::Decode(args) => decode::run(&args),
         What::Sweep(args) => sweep::run(&args),
         What::Forward(args) => forward::run(&args),
         What::Kernels(args) => kernels(&args),

@@ -294,14 +294,20 @@ fn neural_engine() -> Vec<Check> {
     checks
 }
 
-/// Devices that this build does not know. Where a driver is to be seen, that is said.
+/// Devices that this build does not know, and those that it does not open to look. Where a driver is to be
+/// seen, that is said.
 fn absent() -> Vec<Check> {
     let seen = |found: bool, what: &str| if found { format!("; {what}") } else { String::new() };
     let nvidia = seen(Path::new("/proc/driver/nvidia/version").exists(), "an NVIDIA driver is installed");
     let vulkan = seen(machine::has_library("libvulkan.so.1"), "a Vulkan loader is installed");
-    [("Metal", String::new()), ("CUDA", nvidia), ("Vulkan", vulkan)]
-        .map(|(name, seen)| Check { mark: Mark::None, ..Check::ok(name, format!("not in this build{seen}")) })
-        .into()
+    let (lacks, opens) = ("not in this build", "for writing; opened by --device alone");
+    [
+        ("Metal", opens, String::new()),
+        ("CUDA", lacks, nvidia),
+        ("Vulkan", opens, vulkan),
+    ]
+    .map(|(name, what, seen)| Check { mark: Mark::None, ..Check::ok(name, format!("{what}{seen}")) })
+    .into()
 }
 
 #[cfg(test)]

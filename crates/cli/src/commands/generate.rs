@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use engine::infer::{self, Finish, Sampling};
 use model::checkpoint::newest_model;
+use model::quant::Format;
 use model::{Tokenizer, TokenizerError, hf};
 
 use crate::device::DeviceArgs;
 use crate::failure::Failure;
+use crate::gpu;
 
 /// Flags of `rustane generate`.
 #[derive(clap::Args)]
@@ -50,6 +52,9 @@ pub struct Args {
     /// Say how fast it was
     #[arg(long)]
     stats: bool,
+    /// How weights are held on a GPU: f16, bf16, q8_0 or q4_0 [default: f16]
+    #[arg(long, value_name = "FORMAT", value_parser = gpu::format)]
+    format: Option<Format>,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -82,7 +87,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ends: loaded.tokens.eos,
         ignore_eos: args.ignore_eos,
     };
-    let mut writer = args.device.writer(&loaded.config, loaded.weights).map_err(anyhow::Error::from_boxed)?;
+    let (mut writer, label) = args
+        .device
+        .writer_in(&loaded.config, loaded.weights, args.format)
+        .map_err(anyhow::Error::from_boxed)?;
     let mut out = std::io::stdout();
     let mut show = |text: &str| out.write_all(text.as_bytes()).and_then(|()| out.flush());
     // A closed pipe is no fault: the reader has enough.
@@ -103,7 +111,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             rate(prompt.len(), done.prefill),
             done.tokens.len(),
             rate(done.tokens.len(), done.decode),
-            args.device.label(),
+            label,
             match done.finish {
                 Finish::Eos => "the model",
                 Finish::Stop => "a stop text",

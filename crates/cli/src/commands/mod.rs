@@ -11,3 +11,4 @@ pub mod presets;
 pub mod runs;
 pub mod tokenizer;
 pub mod train;
+pub mod tune;

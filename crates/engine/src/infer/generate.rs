@@ -53,26 +53,40 @@ pub fn generate(
     let mut text = StopFilter::new(&sampling.stop);
     let mut decoder = tokenizer.stream();
     let mut tokens = Vec::new();
-    let mut finish = Finish::Length;
-    while tokens.len() < sampling.max_tokens {
-        let not_a_number = || Error::Device { device: "the model", source: "every logit is NaN".into() };
-        let token = sampler.draw(logits.last()).ok_or_else(not_a_number)?;
+    // Why the text ends with this token; nothing when it goes on.
+    let mut take = |token: TokenId| {
         tokens.push(token);
         if ends.contains(&token) && !sampling.ignore_eos {
-            finish = Finish::Eos;
-            break;
+            return Some(Finish::Eos);
         }
         let (piece, stopped) = text.push(&decoder.push(token));
         if !piece.is_empty() && !emit(&piece) {
-            finish = Finish::Cancelled;
-            break;
+            return Some(Finish::Cancelled);
         }
         if stopped {
-            finish = Finish::Stop;
+            return Some(Finish::Stop);
+        }
+        (tokens.len() == sampling.max_tokens).then_some(Finish::Length)
+    };
+    let mut finish = (sampling.max_tokens == 0).then_some(Finish::Length);
+    while finish.is_none() {
+        let not_a_number = || Error::Device { device: "the model", source: "every logit is NaN".into() };
+        let token = sampler.draw(logits.last()).ok_or_else(not_a_number)?;
+        finish = take(token);
+        if finish.is_some() {
             break;
         }
-        if tokens.len() == sampling.max_tokens {
-            break;
+        if sampling.repetition_penalty == 1.0
+            && let Some(stream) = infer.stream()
+        {
+            let result = stream.run(seq, token, &sampling.draw(), &mut |token| {
+                finish = take(token);
+                finish.is_none()
+            });
+            match result {
+                Ok(()) | Err(Error::SequenceTooLong { .. }) => break,
+                Err(error) => return Err(error),
+            }
         }
         logits = match infer.extend(&[Feed { seq, tokens: &[token] }]) {
             Ok(logits) => logits,
@@ -80,6 +94,7 @@ pub fn generate(
             Err(error) => return Err(error),
         };
     }
+    let mut finish = finish.unwrap_or(Finish::Length);
     if !matches!(finish, Finish::Stop | Finish::Cancelled) {
         let (piece, stopped) = text.push(&decoder.finish());
         let rest = if stopped { piece } else { piece + &text.finish() };

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use backend::Draw;
 use model::TokenId;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -49,6 +50,14 @@ impl Default for Sampling {
             ends: Vec::new(),
             ignore_eos: false,
         }
+    }
+}
+
+impl Sampling {
+    /// The part that a device which draws tokens itself follows: all but the penalty.
+    pub fn draw(&self) -> Draw {
+        let Self { temperature, top_k, top_p, min_p, seed, .. } = *self;
+        Draw { temperature, top_k, top_p, min_p, seed }
     }
 }
 

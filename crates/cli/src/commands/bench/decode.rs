@@ -1,0 +1,193 @@
+//! `rustane bench decode`: how fast this machine writes, and on a GPU what its kernels reach.
+
+use std::process::ExitCode;
+
+use bench::DecodeSettings;
+use engine::RunConfig;
+use metal_decode::Settings;
+use metal_decode::kernels::Epilogue;
+use metal_decode::kernels::rope_append::Heads;
+use metal_decode::measure::{self, Effort};
+use model::quant::Format;
+use model::{ModelConfig, Weights};
+use serde_json::json;
+
+use crate::commands::presets;
+use crate::device::DeviceArgs;
+use crate::failure::Failure;
+use crate::gpu;
+
+/// Flags of `rustane bench decode`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Shape of the model: llama-1b, llama-8b, or a preset
+    #[arg(long, default_value = "110m", value_name = "SHAPE")]
+    shape: String,
+    /// How weights are held: f16, bf16, q8_0 or q4_0; the CPU holds f32 [default on a GPU: f16]
+    #[arg(long, value_name = "FORMAT", value_parser = gpu::format)]
+    format: Option<Format>,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    prompt: usize,
+    /// Tokens written in each repetition
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    tokens: usize,
+    /// Measured repetitions
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    repetitions: usize,
+    /// Positions of the cache
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    context: usize,
+    /// Time single kernels too, on a GPU
+    #[arg(long)]
+    kernels: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// The shape of that name: a published model's, or a preset's.
+pub fn shape(name: &str) -> anyhow::Result<ModelConfig> {
+    if let Some(shape) = bench::shapes::find(name) {
+        return Ok(shape);
+    }
+    let config: RunConfig = toml::from_str(presets::find(name)?.text)?;
+    Ok(config.model)
+}
+
+/// Measures.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut config = shape(&args.shape)?;
+    config.max_seq = config.max_seq.max(args.context);
+    if args.repetitions == 0 || args.prompt == 0 || args.tokens == 0 {
+        let text = "--repetitions, --prompt and --tokens are at least 1";
+        return Err(Failure::Usage(text.into()).into());
+    }
+    if args.prompt + args.tokens.max(8) > args.context {
+        let text = format!(
+            "{} tokens of prompt and {} of text do not fit --context {}",
+            args.prompt,
+            args.tokens.max(8),
+            args.context
+        );
+        return Err(Failure::Usage(text).into());
+    }
+    let settings = DecodeSettings {
+        vocab: config.vocab,
+        prompt: args.prompt,
+        tokens: args.tokens,
+        repetitions: args.repetitions,
+    };
+    let Some(api) = gpu::api(args.device.device) else {
+        if let Some(format) = args.format {
+            let text = format!("--format {format} needs a GPU: --device metal or vulkan");
+            return Err(Failure::Usage(text).into());
+        }
+        config.max_seq = args.context;
+        let weights = Weights::init(&config, 1);
+        let mut writer = args.device.writer(&config, weights).map_err(anyhow::Error::from_boxed)?;
+        let report = bench::decode(&mut *writer, &settings)?;
+        let extra = json!({ "device": args.device.label(), "format": "f32" });
+        return show(args, &report, extra);
+    };
+    let format = args.format.unwrap_or(Format::F16);
+    let device = gpu::open(api)?;
+    let (label, driver, effort) = (device.label(), device.driver(), Effort::new(&device));
+    let ceiling = measure::ceiling(&device, effort).map_err(gpu::failure)?;
+    let mut products = Vec::new();
+    let mut attention = Vec::new();
+    if args.kernels {
+        let tuning = gpu::tuning(&device);
+        let c = &config;
+        for measure::Shape { k, m, norm } in measure::shapes(c) {
+            let product = measure::Product::new(&device, format, k, m, effort).map_err(gpu::failure)?;
+            let tiling = tuning.tiling(&device, format, k, m, Epilogue::Store);
+            let timed = product.time(&device, tiling, norm, effort.passes).map_err(gpu::failure)?;
+            products.push(json!({
+                "k": k, "m": m, "norm": norm, "tiling": tiling, "us": timed.seconds * 1e6, "mb": timed.bytes as f64 / 1e6,
+                "gb_per_s": timed.gb_per_s(), "ceiling_share": timed.gb_per_s() / ceiling,
+            }));
+        }
+        for len in [512, 2048, 8192, 32_768] {
+            let heads = Heads {
+                heads: c.heads as u32,
+                kv_heads: c.kv_heads as u32,
+                head_dim: c.head_dim as u32,
+                capacity: 32_768,
+            };
+            let mut best: Option<(u32, measure::Timed)> = None;
+            for splits in [4, 8, 16, 32, 64].into_iter().filter(|_| !device.is_software()) {
+                let timed = measure::attention(&device, heads, len, splits, effort).map_err(gpu::failure)?;
+                if best.is_none_or(|(_, b)| timed.seconds < b.seconds) {
+                    best = Some((splits, timed));
+                }
+            }
+            attention.extend(best.map(|(splits, timed)| {
+                json!({
+                    "positions": len, "splits": splits, "us": timed.seconds * 1e6,
+                    "gb_per_s": timed.gb_per_s(), "ceiling_share": timed.gb_per_s() / ceiling,
+                })
+            }));
+        }
+    }
+    let on_device = Settings { context: args.context, ..gpu::settings(&device, format) };
+    let mut writer = gpu::load(device, &config, None, on_device)?;
+    let (dispatches, seconds) = writer.time_token(args.prompt + 1).map_err(gpu::failure)?;
+    let report = bench::decode(&mut writer, &settings)?;
+    let (encoding, submitted) = (writer.gpu().encoding(), writer.gpu().submitted());
+    let bytes = writer.bytes_per_token();
+    let streamed = report.stream_tok_per_s.unwrap_or(0.0) * bytes as f64 / 1e9;
+    let extra = json!({
+        "device": label, "driver": driver, "format": format.name(), "ceiling_gb_per_s": ceiling,
+        "bytes_per_token": bytes, "dispatches_per_token": dispatches,
+        "device_ms_per_token": seconds * 1e3, "device_gb_per_s": bytes as f64 / seconds / 1e9,
+        "device_ceiling_share": bytes as f64 / seconds / 1e9 / ceiling,
+        "stream_gb_per_s": streamed, "stream_ceiling_share": streamed / ceiling,
+        "encode_us_per_submission": encoding.as_secs_f64() * 1e6 / submitted as f64,
+        "products": products, "attention": attention,
+    });
+    show(args, &report, extra)
+}
+
+fn show(args: &Args, report: &bench::DecodeReport, extra: serde_json::Value) -> anyhow::Result<ExitCode> {
+    if args.json {
+        let mut object = serde_json::to_value(report)?;
+        let more = json!({
+            "shape": args.shape, "context": args.context, "rustane": env!("CARGO_PKG_VERSION"),
+        });
+        for part in [extra, more] {
+            if let (Some(object), serde_json::Value::Object(part)) = (object.as_object_mut(), part) {
+                object.extend(part);
+            }
+        }
+        println!("{object}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = |key: &str| extra[key].as_str().unwrap_or_default().to_owned();
+    println!("{}, {}, {}", args.shape, text("format"), text("device"));
+    println!("  prompt of {:<6}      {:>9.0} tok/s", report.prompt, report.prefill_tok_per_s);
+    println!("  token by token        {:>9.1} tok/s", report.tok_per_s);
+    if let Some(rate) = report.stream_tok_per_s {
+        println!("  drawn on the device   {rate:>9.1} tok/s");
+    }
+    for (n, ms) in &report.verify_ms {
+        println!("  {n} tokens at once      {ms:>9.2} ms");
+    }
+    if let (Some(ceiling), Some(got)) =
+        (extra["ceiling_gb_per_s"].as_f64(), extra["device_gb_per_s"].as_f64())
+    {
+        println!(
+            "  weights at {got:.0} GB/s = {:.0} % of the {ceiling:.0} GB/s that plain reading reaches",
+            { 100.0 * got / ceiling }
+        );
+    }
+    for row in extra["products"].as_array().into_iter().flatten() {
+        println!("  product {row}");
+    }
+    for row in extra["attention"].as_array().into_iter().flatten() {
+        println!("  attention {row}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
