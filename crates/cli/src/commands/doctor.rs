@@ -301,13 +301,9 @@ fn absent() -> Vec<Check> {
     let nvidia = seen(Path::new("/proc/driver/nvidia/version").exists(), "an NVIDIA driver is installed");
     let vulkan = seen(machine::has_library("libvulkan.so.1"), "a Vulkan loader is installed");
     let (lacks, opens) = ("not in this build", "for writing; opened by --device alone");
-    [
-        ("Metal", opens, String::new()),
-        ("CUDA", lacks, nvidia),
-        ("Vulkan", opens, vulkan),
-    ]
-    .map(|(name, what, seen)| Check { mark: Mark::None, ..Check::ok(name, format!("{what}{seen}")) })
-    .into()
+    [("Metal", opens, String::new()), ("CUDA", lacks, nvidia), ("Vulkan", opens, vulkan)]
+        .map(|(name, what, seen)| Check { mark: Mark::None, ..Check::ok(name, format!("{what}{seen}")) })
+        .into()
 }
 
 #[cfg(test)]
