@@ -17,6 +17,7 @@ mod surface;
 pub mod apple;
 pub mod chip;
 pub mod clock;
+pub mod lab;
 pub mod predict;
 mod virtual_ane;
 

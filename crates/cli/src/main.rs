@@ -45,6 +45,8 @@ enum Command {
     Presets(commands::presets::Args),
     /// List, show, compare and plot training runs
     Runs(commands::runs::Args),
+    /// Ask the Neural Engine of this Mac what only hardware can tell
+    Ane(commands::ane::Args),
     /// Measure speed on this machine
     Bench(commands::bench::Args),
     /// Print, check, run and cost the Neural Engine's programs
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(args),
         Command::Presets(args) => commands::presets::run(args),
         Command::Runs(args) => commands::runs::run(args),
+        Command::Ane(args) => commands::ane::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Mil(args) => commands::mil::run(args),
         Command::Tune(args) => commands::tune::run(args),

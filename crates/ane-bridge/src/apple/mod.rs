@@ -7,6 +7,7 @@
 //! iosurface  surfaces in memory that the engine shares
 //! folder     the files that the compiler reads, and their removal
 //! device     AppleAne: the safe Device
+//! machine    what the Mac says of itself
 //! probe      whether all this works on this machine
 //! ```
 //!
@@ -16,10 +17,12 @@
 //! there is called a fake framework, never ANE.
 
 mod error;
+mod machine;
 mod probe;
 mod settings;
 
 pub use error::{Mismatch, OpenError, SystemError};
+pub use machine::{Machine, Thermal, machine};
 pub use probe::{Finding, Probe, probe};
 pub use settings::{Budget, FRAMEWORK, Qos, Route, Settings};
 

@@ -20,6 +20,18 @@ pub fn chip() -> Option<String> {
     text(c"machdep.cpu.brand_string")
 }
 
+/// A value of sysctl that is a number of 4 or 8 bytes.
+#[cfg(target_os = "macos")]
+pub fn number(name: &CStr) -> Option<u64> {
+    let mut value = [0u8; 8];
+    let mut bytes = value.len();
+    // SAFETY: the name is a C string; the buffer has the `bytes` that are announced.
+    let code =
+        unsafe { sys::sysctlbyname(name.as_ptr(), value.as_mut_ptr().cast(), &mut bytes, ptr::null(), 0) };
+    // A shorter number leaves zeros above it, on these little-endian machines.
+    (code == 0 && matches!(bytes, 4 | 8)).then(|| u64::from_le_bytes(value))
+}
+
 /// A value of sysctl that is text.
 fn text(name: &CStr) -> Option<String> {
     let mut bytes = 0usize;

@@ -1,5 +1,6 @@
 //! One file per command: its flags, and `run`.
 
+pub mod ane;
 pub mod bench;
 pub mod completions;
 pub mod data;

@@ -1,0 +1,356 @@
+//! Questions about the Neural Engine that only hardware can settle, each a small program with a rule
+//! that turns its numbers into a verdict.
+//!
+//! [`QUESTIONS`] lists them with the verdict that our model assumes; [`ask`] puts one to a device.
+//! A device that is asked may hang or crash, so callers ask each question in a process of its own.
+//! On the virtual device every verdict is the assumed one, which tests the questions.
+
+mod arithmetic;
+mod binding;
+mod compiler;
+mod limits;
+mod rig;
+
+use std::path::Path;
+
+use mil::verify::Family;
+
+use crate::apple::{self, AppleAne, Budget, Route};
+use crate::device::Device;
+use crate::error::{CompileError, RunError};
+use crate::ledger::Entry;
+use crate::surface::SurfaceError;
+use crate::virtual_ane::{Settings, VirtualAne};
+use mil::eval::Arithmetic;
+
+/// What is asked, and what our model takes for granted.
+pub struct Question {
+    /// Its number, from 1; numbers stay.
+    pub number: u8,
+    /// What is not known.
+    pub asks: &'static str,
+    /// The program that decides, and how.
+    pub decides: &'static str,
+    /// Rules of `docs/ane-rules.md` that the answer supports or refutes.
+    pub rules: &'static [&'static str],
+    assumes: Assumes,
+}
+
+enum Assumes {
+    Always(&'static str),
+    /// What older and newer families do; the newer ones begin with the one named.
+    From(Family, &'static str, &'static str),
+}
+
+impl Question {
+    /// The verdict that our model assumes for a chip family.
+    pub fn assumed(&self, family: Family) -> &'static str {
+        match self.assumes {
+            Assumes::Always(verdict) => verdict,
+            Assumes::From(first, older, newer) => {
+                if family < first {
+                    older
+                } else {
+                    newer
+                }
+            }
+        }
+    }
+
+    /// The question of a number.
+    pub fn find(number: u8) -> Option<&'static Question> {
+        QUESTIONS.iter().find(|question| question.number == number)
+    }
+}
+
+/// What a question came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// One of few phrases, to compare with [`Question::assumed`] and between machines.
+    pub verdict: String,
+    /// What was measured.
+    pub detail: String,
+    /// Results for all 65,536 fp16 inputs in the order of their bits, by operation, where they are
+    /// not the evaluator's.
+    pub tables: Vec<(&'static str, Vec<u16>)>,
+}
+
+impl Answer {
+    fn new(verdict: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { verdict: verdict.into(), detail: detail.into(), tables: Vec::new() }
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages name the fields")]
+pub enum LabError {
+    #[error("the device did not open: {reason}")]
+    Open { reason: String },
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Surface(#[from] SurfaceError),
+    #[error("the files of the compiler are not to be read or removed")]
+    Files(#[from] std::io::Error),
+}
+
+/// What is asked: opens devices.
+pub trait Subject: Sync {
+    /// Its devices.
+    type Device: Device;
+
+    /// A device; hardware is reached without the daemon when `route` says so.
+    ///
+    /// # Errors
+    /// [`LabError::Open`].
+    fn open(&self, route: Route) -> Result<Self::Device, LabError>;
+
+    /// Seconds of the dispatches of a program: of a clock where nothing real ran.
+    fn seconds(&self, entry: &Entry) -> f64;
+
+    /// Most bytes of surfaces to ask for.
+    fn most_surface_bytes(&self) -> usize;
+}
+
+/// The hardware, with our own limits lifted.
+pub struct Hardware;
+
+impl Subject for Hardware {
+    type Device = AppleAne;
+
+    fn open(&self, route: Route) -> Result<AppleAne, LabError> {
+        let lifted = apple::Settings {
+            route,
+            compile_budget: Budget::Unlimited,
+            load_limit: u32::MAX,
+            ..apple::Settings::default()
+        };
+        AppleAne::open(lifted).map_err(|error| LabError::Open { reason: error.to_string() })
+    }
+
+    fn seconds(&self, entry: &Entry) -> f64 {
+        entry.real.as_secs_f64()
+    }
+
+    fn most_surface_bytes(&self) -> usize {
+        4 << 30
+    }
+}
+
+/// The virtual device of a chip, with its limits.
+pub struct Virtual(pub &'static crate::Chip);
+
+impl Subject for Virtual {
+    type Device = VirtualAne;
+
+    fn open(&self, _: Route) -> Result<VirtualAne, LabError> {
+        let settings = Settings { chip: self.0, arithmetic: Arithmetic::Exact, ..Settings::default() };
+        Ok(VirtualAne::new(settings))
+    }
+
+    fn seconds(&self, entry: &Entry) -> f64 {
+        entry.predicted_s
+    }
+
+    fn most_surface_bytes(&self) -> usize {
+        64 << 20
+    }
+}
+
+use Assumes::{Always, From};
+
+/// Every question that the seam of [`Device`] can put.
+pub const QUESTIONS: &[Question] = &[
+    Question {
+        number: 1,
+        asks: "Do products of two runtime inputs use the fixed-point grid of constant weights?",
+        decides: "a random product, compared bit by bit with the grid and with f32 sums",
+        rules: &[],
+        assumes: Always("grid"),
+    },
+    Question {
+        number: 2,
+        asks: "What becomes of a partial sum beyond 32768, and where does a total overflow?",
+        decides: "20000 + 20000 − 20000 − 20000, and totals from 32753 to 32767",
+        rules: &[],
+        assumes: Always("partial sums pass, totals from 32768"),
+    },
+    Question {
+        number: 3,
+        asks: "Are fp16 subnormals kept?",
+        decides: "2⁻²⁰ times 1 elementwise, and times 2¹⁰ in a product",
+        rules: &[],
+        assumes: Always("elementwise kept, operands kept"),
+    },
+    Question {
+        number: 4,
+        asks: "How do elementwise operations and casts round ties?",
+        decides: "two ties per operation, one below an even number and one below an odd one",
+        rules: &[],
+        assumes: Always("add even, sub even, mul even, cast even"),
+    },
+    Question {
+        number: 5,
+        asks: "Is the accumulator of reduce_sum wide?",
+        decides: "4096 ones, and ones between 2048 and −2048",
+        rules: &[],
+        assumes: Always("wide"),
+    },
+    Question {
+        number: 6,
+        asks: "What do exp, sigmoid and tanh give?",
+        decides: "all 65,536 inputs, compared with the evaluator; the tables are in the report",
+        rules: &[],
+        assumes: Always("as computed"),
+    },
+    Question {
+        number: 7,
+        asks: "Is a 3×3 convolution a plain sum of products?",
+        decides: "impulse and random weights, compared bit by bit with the grid",
+        rules: &[],
+        assumes: Always("plain"),
+    },
+    Question {
+        number: 8,
+        asks: "How far apart are rows that are no multiple of 64 bytes?",
+        decides: "rows of 4, 16 and 20 fp16 with a ramp over the whole memory",
+        rules: &["pitch", "surface"],
+        assumes: Always("64 bytes"),
+    },
+    Question {
+        number: 9,
+        asks: "Do inputs and outputs bind in byte order, upper case and digits included?",
+        decides: "four inputs of different constants whose byte order is no other order",
+        rules: &["io-order"],
+        assumes: Always("byte order"),
+    },
+    Question {
+        number: 10,
+        asks: "Must surfaces of a program have equal sizes?",
+        decides: "four inputs and outputs of four sizes",
+        rules: &["surface"],
+        assumes: Always("no"),
+    },
+    Question {
+        number: 11,
+        asks: "Which concat does the compiler take?",
+        decides: "two and three inputs along channels, height and width",
+        rules: &["contested"],
+        assumes: Always("all"),
+    },
+    Question {
+        number: 12,
+        asks: "Does the fused attention honour its mask?",
+        decides: "inputs bound by sorted names, compared with the result with and without a mask",
+        rules: &["contested"],
+        assumes: Always("honoured"),
+    },
+    Question {
+        number: 13,
+        asks: "How many compiles does a process have?",
+        decides: "up to 200 programs, one after the other",
+        rules: &["compile-budget"],
+        assumes: Always("119"),
+    },
+    Question {
+        number: 16,
+        asks: "Which operation sets does the compiler take?",
+        decides: "one program under ios16, ios17 and ios18",
+        rules: &["version"],
+        assumes: Always("ios16 ios17 ios18"),
+    },
+    Question {
+        number: 17,
+        asks: "May arguments be written in place?",
+        decides: "a transpose whose permutation stands in the call",
+        rules: &["inline"],
+        assumes: Always("yes"),
+    },
+    Question {
+        number: 18,
+        asks: "Is evaluation without the daemon exact and safe from two threads?",
+        decides: "200 evaluations each from two threads, compared with the daemon's",
+        rules: &[],
+        assumes: Always("same"),
+    },
+    Question {
+        number: 19,
+        asks: "Does a slice from inside the last axis lose magnitudes above 4094?",
+        decides: "5000, sliced from column 64 on",
+        rules: &["slice-clamp"],
+        assumes: From(Family::M3, "clamped", "kept"),
+    },
+    Question {
+        number: 20,
+        asks: "Are large surfaces refused while memory is free?",
+        decides: "surfaces of 16 MiB up to a limit",
+        rules: &[],
+        assumes: Always("granted"),
+    },
+    Question {
+        number: 21,
+        asks: "Why are 5120 channels slow?",
+        decides: "time per operation at 4096 and 5120 channels, with equal weights",
+        rules: &["slow-channels"],
+        assumes: Always("not slower"),
+    },
+    Question {
+        number: 23,
+        asks: "Must the compiler's folder outlive the load?",
+        decides: "the folder is removed between load and evaluation",
+        rules: &[],
+        assumes: Always("no"),
+    },
+    Question {
+        number: 24,
+        asks: "How many programs may a process have loaded?",
+        decides: "programs that stay loaded, up to 300",
+        rules: &["load-budget"],
+        assumes: Always("110"),
+    },
+];
+
+/// Questions that need calls below [`Device`], and why nobody asks them yet.
+pub const NOT_ASKED: &[(u8, &str)] = &[
+    (14, "delta patch and reload changes the files of a compiled program, for which there is no safe call"),
+    (15, "the offset in the weights dictionary is fixed at 0 by the bridge"),
+    (22, "no call sequence of `_ANEWeight` is known to work, so there is nothing to compare with"),
+];
+
+/// Puts a question. `temporary` is the folder below which the system keeps the compiler's files.
+///
+/// # Errors
+/// [`LabError`] when the device fails where the question does not expect it.
+///
+/// # Panics
+/// When [`QUESTIONS`] does not list the number.
+pub fn ask<S: Subject>(subject: &S, number: u8, temporary: &Path) -> Result<Answer, LabError> {
+    match number {
+        1 => arithmetic::grid(subject),
+        2 => arithmetic::overflow(subject),
+        3 => arithmetic::subnormals(subject),
+        4 => arithmetic::ties(subject),
+        5 => arithmetic::reduction(subject),
+        6 => arithmetic::functions(subject),
+        7 => arithmetic::convolution(subject),
+        8 => binding::pitch(subject),
+        9 => binding::order(subject),
+        10 => binding::sizes(subject),
+        11 => compiler::concat(subject),
+        12 => compiler::mask(subject),
+        13 => limits::compiles(subject),
+        16 => compiler::opsets(subject),
+        17 => compiler::inline(subject),
+        18 => limits::threads(subject),
+        19 => arithmetic::clamp(subject),
+        20 => limits::surfaces(subject),
+        21 => limits::channels(subject),
+        23 => binding::folder(subject, temporary),
+        24 => limits::loads(subject),
+        _ => panic!("question {number} is not in the list"),
+    }
+}
