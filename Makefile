@@ -9,7 +9,7 @@ ARGS ?=
 # Where Objective-C can be tested without a Mac.
 GNUSTEP = $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
-.PHONY: help build test apple lint macos interop bench-step train clean \
+.PHONY: help build test test-device apple lint macos interop bench-step train clean \
 	sweep-600m sweep-1b sweep-3b sweep-5b sweep-full \
 	forward-7b forward-10b forward-ladder forward-ceiling train-600m
 
@@ -29,6 +29,10 @@ apple: ## the bridge to Apple's framework, on GNUstep's Objective-C runtime (Lin
 	$(CARGO) test -p fake-ane -p ane-bridge --locked --features ane-bridge/gnustep \
 	  --lib --test apple --test apple_changed --test apple_limits
 	$(CARGO) test --workspace --locked --features $(FEATURES),backend-ane/gnustep --test apple_training
+
+test-device: ## the suites on this Mac's Neural Engine; they fail where there is none
+	$(CARGO) test --locked -p ane-bridge --features device --test device
+	$(CARGO) test --locked -p backend-ane --features device --test device_train --test device_infer
 
 lint: ## format and clippy, warnings denied
 	$(CARGO) fmt --all --check

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use ane_bridge::apple::Route;
+use ane_bridge::apple::{self, Route};
 use ane_bridge::lab::{self, Hardware, LabError, NOT_ASKED, QUESTIONS, Question, Subject, Virtual};
 use ane_bridge::{Chip, Device as _};
 use anyhow::Context;
@@ -74,6 +74,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // Before the questions, so that a folder that cannot be written costs no minutes.
     report.write(&args.report)?;
     println!("{}: {} questions, the report goes to {}", report.device, chosen.len(), args.report.display());
+    if let Some(mac) = apple::machine().filter(|_| report.hardware) {
+        println!("{mac}");
+        for reason in mac.slowed_by() {
+            println!("times will be longer: {reason}");
+        }
+    }
     for question in chosen {
         let outcome = in_child(&args, question)?;
         println!("{}", line(question, &outcome));
