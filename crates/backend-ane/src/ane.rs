@@ -11,12 +11,12 @@ use crate::dims::Dims;
 use crate::error::{AneError, AneResult};
 use crate::kernels::{Kernel, power};
 use crate::packing::Part;
-use crate::plan::{Ffn, Plan, PlanError};
+use crate::plan::{Classifier, Ffn, Plan, PlanError};
 use crate::programs::{AneDevice, Programs, Slot};
 use crate::staging::{self, Source};
 
-/// A model whose blocks run as MIL programs on a device, and whose norms, weight gradients, loss and
-/// optimizer run on the CPU meanwhile.
+/// A model whose blocks run as MIL programs on a device, the classifier too where [`Plan::classifier`]
+/// says so, and whose norms, weight gradients, loss and optimizer run on the CPU meanwhile.
 ///
 /// Sums over residuals, weights, gradients and moments are f32 on the host; activations are fp16 on the
 /// device. An activation that overflows at the powers of two of [`crate::Scaling`] is computed again
@@ -31,6 +31,8 @@ pub struct Ane<D: AneDevice> {
     /// Inputs of attention and feed-forward of each layer, for the way back.
     pub(crate) kept: Vec<[Option<Act>; 2]>,
     pub(crate) training: bool,
+    /// Whether the classifier is the embedding.
+    tied: bool,
     /// Counts changes of the weights; 0 is that of surfaces never written.
     pub(crate) generation: u64,
     pub(crate) buffers: Buffers,
@@ -63,6 +65,12 @@ pub(crate) struct Buffers {
     pub attn: Buffer,
     /// `[q_dim, tokens]`.
     pub da: Buffer,
+    /// Logits, then their gradients, `[tokens, vocab]`; empty when the classifier is the host's.
+    pub logits: Buffer,
+    /// Those of a shard, `[tokens, vocab / shards]`.
+    pub part: Buffer,
+    /// Loss of each token.
+    pub losses: Buffer,
     /// A weight on its way to a surface.
     pub weights: Vec<f32>,
 }
@@ -100,6 +108,7 @@ impl<D: AneDevice> Ane<D> {
         let (seq, q) = (plan.seq.max(1), config.q_dim());
         let widest = q.max(config.dim).max(config.kv_dim());
         let buffer = |width| Buffer::zeros_2d("activations", seq, width);
+        let classifier = plan.classifier == Classifier::Device;
         let buffers = Buffers {
             attn_norm: Buffer::zeros_2d("activations", tokens, config.dim)?,
             ffn_norm: Buffer::zeros_2d("activations", tokens, config.dim)?,
@@ -109,6 +118,9 @@ impl<D: AneDevice> Ane<D> {
             h: buffer(2 * config.hidden)?,
             attn: buffer(q)?,
             da: buffer(q)?,
+            logits: buffer(if classifier { config.vocab } else { 0 })?,
+            part: buffer(if classifier { config.vocab.div_ceil(plan.vocab_shards) } else { 0 })?,
+            losses: buffer(usize::from(classifier))?,
             weights: Vec::new(),
         };
         let kept_layers = if training { config.layers } else { 1 };
@@ -119,6 +131,7 @@ impl<D: AneDevice> Ane<D> {
             dims,
             kept: (0..config.layers).map(|_| [None, None]).collect(),
             training,
+            tied: config.tied,
             generation: 1,
             buffers,
             pending: None,
@@ -162,7 +175,8 @@ impl<D: AneDevice> Ane<D> {
     /// As the first step would.
     pub fn compile(&mut self) -> Result<()> {
         let kernels = self.plan.kernels();
-        let wanted = kernels.into_iter().filter(|k| self.training || !Kernel::BACKWARD.contains(k));
+        let back = |k: &Kernel| Kernel::BACKWARD.contains(k) || *k == Kernel::HeadBwd;
+        let wanted = kernels.into_iter().filter(|k| self.training || !back(k));
         Ok(wanted.collect::<Vec<_>>().into_iter().try_for_each(|k| self.programs.load(k, 0))?)
     }
 
@@ -189,8 +203,14 @@ impl<D: AneDevice> Ane<D> {
             for source in staging::sources(kernel) {
                 let Source { part, role, .. } = *source;
                 let (surface, place) = self.programs.input(kernel, slot, part);
-                let w = storage.weight(role, role, Some(layer));
+                let (role, of) = match role {
+                    Role::Head if self.tied => (Role::Embed, None),
+                    Role::Head => (role, None),
+                    _ => (role, Some(layer)),
+                };
+                let w = storage.weight(role, role, of);
                 let outputs = match role {
+                    Role::Head | Role::Embed => self.dims.vocab,
                     Role::Q => self.dims.q_dim(),
                     Role::K | Role::V => self.dims.kv_dim(),
                     Role::Gate | Role::Up => self.dims.hidden,
@@ -227,8 +247,9 @@ impl<D: AneDevice> Ane<D> {
         host
     }
 
-    /// Normalises an activation into `norm`, over all tokens.
-    pub(crate) fn normalise(&mut self, role: Role, layer: usize, x: &Act) {
+    /// Normalises an activation over all tokens, into [`Buffers::attn_norm`] for attention, else into
+    /// [`Buffers::ffn_norm`].
+    pub(crate) fn normalise(&mut self, role: Role, layer: Option<usize>, x: &Act) {
         let (tokens, _) = self.cpu.shape();
         let norm = match role {
             Role::AttnNorm => &mut self.buffers.attn_norm,
@@ -236,7 +257,7 @@ impl<D: AneDevice> Ane<D> {
         };
         let host = self.cpu.host();
         let (dim, eps, isa) = (host.config.dim, host.config.norm_eps, host.exec.isa);
-        let gain = host.storage.weight(role, role, Some(layer));
+        let gain = host.storage.weight(role, role, layer);
         let len = ROWS * dim;
         let parts = (Rows::new(&x[..tokens * dim], len), RowsMut::new(&mut norm[..tokens * dim], len));
         host.exec.pool.each(parts, |_, (x, norm)| rms_norm::forward(isa, x, gain, eps, norm));

@@ -22,7 +22,7 @@ const STEP_DOWN: f32 = 1.0 / 64.0;
 
 impl<D: AneDevice> Ane<D> {
     /// The powers of two to try for a gradient.
-    fn powers(&self, gradient: &[f32]) -> impl Iterator<Item = (f32, bool)> + use<D> {
+    pub(crate) fn powers(&self, gradient: &[f32]) -> impl Iterator<Item = (f32, bool)> + use<D> {
         let first = match self.plan.choices.scaling.gradient {
             Some(target) => staging::power_for(gradient, target),
             None => 1.0,
@@ -50,7 +50,7 @@ impl<D: AneDevice> Ane<D> {
     fn ffn_back_rows(&mut self, layer: usize, x: &Act, dy: &Act) -> AneResult<()> {
         let ((tokens, seq), dim) = (self.cpu.shape(), self.dims.dim);
         self.ready(Kernel::FfnBwdW2, layer)?;
-        self.normalise(Role::FfnNorm, layer, x);
+        self.normalise(Role::FfnNorm, Some(layer), x);
         self.cpu.host().dnorm[..tokens * dim].fill(0.0);
         for row in 0..tokens / seq {
             let own = row * seq * dim..(row + 1) * seq * dim;
@@ -175,7 +175,7 @@ impl<D: AneDevice> Ane<D> {
         self.ready(Kernel::WoBwd, layer)?;
         self.programs.load(Kernel::SdpaBwdV, layer)?;
         self.programs.load(Kernel::SdpaBwdQk, layer)?;
-        self.normalise(Role::AttnNorm, layer, x);
+        self.normalise(Role::AttnNorm, Some(layer), x);
         for row in 0..tokens / seq {
             let dy = &dy[row * seq * dim..(row + 1) * seq * dim];
             self.back_out(layer, row, seq, dy)?;
@@ -376,7 +376,7 @@ impl<D: AneDevice> Ane<D> {
     }
 
     /// Adds `factor ·` the output of a program to a sequence's rows of `dnorm`.
-    fn add_dnorm(&mut self, row: usize, seq: usize, factor: f32) {
+    pub(crate) fn add_dnorm(&mut self, row: usize, seq: usize, factor: f32) {
         let n = seq * self.dims.dim;
         let dnorm = &mut self.cpu.host().dnorm[row * n..(row + 1) * n];
         dnorm.iter_mut().zip(&*self.buffers.out).for_each(|(d, out)| *d += factor * out);

@@ -40,6 +40,8 @@ pub struct Dims {
     pub dim: usize,
     /// Channels inside the feed-forward.
     pub hidden: usize,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
     /// Query heads.
     pub heads: usize,
     /// Key heads; divides `heads`.
@@ -62,6 +64,7 @@ impl Dims {
         Self {
             dim: config.dim,
             hidden: config.hidden,
+            vocab: config.vocab,
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
@@ -104,6 +107,11 @@ impl Dims {
     /// One of `shards` equal parts of the feed-forward channels.
     pub fn ffn_shard(&self, shards: usize) -> Self {
         Self { hidden: self.hidden / shards, ..self.clone() }
+    }
+
+    /// One of `shards` parts of the vocabulary; the last one may have room to spare.
+    pub fn vocab_shard(&self, shards: usize) -> Self {
+        Self { vocab: self.vocab.div_ceil(shards), ..self.clone() }
     }
 }
 

@@ -27,7 +27,7 @@ impl<D: AneDevice> Ane<D> {
         let ((tokens, seq), dim) = (self.cpu.shape(), self.dims.dim);
         y[..tokens * dim].copy_from_slice(&x[..tokens * dim]);
         self.ready(Kernel::SdpaFwd, layer)?;
-        self.normalise(Role::AttnNorm, layer, x);
+        self.normalise(Role::AttnNorm, Some(layer), x);
         let shards = self.programs.shards(Kernel::SdpaFwd);
         for row in 0..tokens / seq {
             let own = row * seq * dim..(row + 1) * seq * dim;
@@ -103,7 +103,7 @@ impl<D: AneDevice> Ane<D> {
         self.settle();
         let kernels = self.ffn_kernels();
         kernels.iter().try_for_each(|k| self.ready(*k, layer))?;
-        self.normalise(Role::FfnNorm, layer, x);
+        self.normalise(Role::FfnNorm, Some(layer), x);
         for row in 0..tokens / seq {
             let own = row * seq * dim..(row + 1) * seq * dim;
             for shard in 0..self.programs.shards(kernels[0]) {
@@ -150,7 +150,7 @@ impl<D: AneDevice> Ane<D> {
 
     /// After an overflow: makes the programs of a block ready without powers of two. False when they had
     /// none, or when `input` is not finite, so that nothing would help.
-    fn again_unscaled(
+    pub(crate) fn again_unscaled(
         &mut self,
         kernels: &[Kernel],
         layer: usize,

@@ -8,6 +8,7 @@
 mod ane;
 mod backward;
 mod care;
+mod classifier;
 mod dims;
 mod error;
 mod forward;
@@ -24,6 +25,6 @@ pub use care::{Health, Monitor};
 pub use dims::{Dims, Extra, SeqLen};
 pub use error::AneError;
 pub use packing::{Block, Packing, Part, Place, Port};
-pub use plan::{Care, Choices, Ffn, Inputs, Linear, Plan, PlanError, Scaling};
+pub use plan::{Care, Choices, Classifier, Ffn, Inputs, Linear, Plan, PlanError, Scaling};
 pub use programs::AneDevice;
 pub use train::AneInfer;

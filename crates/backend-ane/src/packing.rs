@@ -46,6 +46,12 @@ pub enum Part {
     W3,
     /// Down-projection of the feed-forward.
     W2,
+    /// Classifier, of a shard of the vocabulary.
+    Wh,
+    /// `Wh·x`, `[vocab, seq]`.
+    Logits,
+    /// ∂loss/∂ of [`Part::Logits`].
+    DLogits,
     /// `W1·x`, `[hidden, seq]`.
     H1,
     /// `W3·x`, `[hidden, seq]`.
@@ -98,6 +104,9 @@ impl Part {
             Part::W1 => "w1",
             Part::W3 => "w3",
             Part::W2 => "w2",
+            Part::Wh => "wh",
+            Part::Logits => "logits",
+            Part::DLogits => "dlogits",
             Part::H1 => "h1",
             Part::H3 => "h3",
             Part::Gated => "gated",

@@ -34,6 +34,15 @@ pub enum Ffn {
     Split,
 }
 
+/// Where the classifier runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Classifier {
+    /// On the CPU, in f32.
+    Host,
+    /// On the device, by shards of the vocabulary; its weight gradient stays on the CPU.
+    Device,
+}
+
 /// Powers of two that keep operands away from the ANE's product grid of 2⁻¹⁶: products below it
 /// vanish, so operands go up by a power of two and results come down by it, which rounds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +102,10 @@ pub struct Plan {
     pub head_shards: usize,
     /// Parts that the feed-forward channels are cut into; divides them.
     pub ffn_shards: usize,
+    /// Where the classifier runs.
+    pub classifier: Classifier,
+    /// Parts that the vocabulary is cut into, where the classifier runs on the device.
+    pub vocab_shards: usize,
     /// Threads of the work that stays on the CPU. No result depends on it.
     pub threads: usize,
     /// Vector instructions of the work on the CPU.
@@ -121,6 +134,10 @@ impl Default for Care {
     }
 }
 
+/// Most tokens of a shard of the vocabulary: they are input channels on the way back.
+/// Source: docs/ane-rules.md, `wide-conv`.
+const MAX_VOCAB: usize = 16_384;
+
 /// Why a plan does not go with a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -128,6 +145,8 @@ impl Default for Care {
 pub enum PlanError {
     #[error("{field} = {got} does not divide {what} = {of}; use {wanted}")]
     Shards { field: &'static str, got: usize, what: &'static str, of: usize, wanted: usize },
+    #[error("vocab_shards = {got}, wanted 1 to {max}, the tokens of the vocabulary")]
+    VocabShards { got: usize, max: usize },
     #[error(
         "the plan is for sequences of {seq} tokens, but the model has {max} positions; use at most {max}"
     )]
@@ -155,6 +174,8 @@ impl Plan {
             ffn: Ffn::Fused,
             head_shards: 1,
             ffn_shards: 1,
+            classifier: Classifier::Host,
+            vocab_shards: 1,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             isa: Isa::detect(),
             care: Care::default(),
@@ -175,6 +196,11 @@ impl Plan {
             got: rows(dims.kv_heads),
             max: limits.channels,
         })?;
+        // The packed programs hold a sequence beside the shard's columns.
+        let vocab = limits.spatial.saturating_sub(dims.s()).clamp(1, MAX_VOCAB);
+        let shards = self.vocab_shards.max(dims.vocab.div_ceil(vocab));
+        // Shards are equal but for the last, so some may be left without a part.
+        self.vocab_shards = dims.vocab.div_ceil(dims.vocab.div_ceil(shards));
         let shards: Vec<_> =
             (self.ffn_shards..=dims.hidden).filter(|n| dims.hidden.is_multiple_of(*n)).collect();
         let start = (self.choices.inputs, self.ffn);
@@ -210,12 +236,15 @@ impl Plan {
     /// Checks the plan against a block's extents.
     ///
     /// # Errors
-    /// [`PlanError::Shards`].
+    /// [`PlanError::Shards`], [`PlanError::VocabShards`].
     pub fn check(&self, dims: &Dims) -> Result<(), PlanError> {
         let cuts = [
             ("head_shards", self.head_shards, "kv_heads", dims.kv_heads),
             ("ffn_shards", self.ffn_shards, "hidden", dims.hidden),
         ];
+        if !(1..=dims.vocab).contains(&self.vocab_shards) {
+            return Err(PlanError::VocabShards { got: self.vocab_shards, max: dims.vocab });
+        }
         for (field, got, what, of) in cuts {
             if got == 0 || !of.is_multiple_of(got) {
                 let wanted = (1..=got.clamp(1, of)).rev().find(|n| of.is_multiple_of(*n)).unwrap_or(1);
@@ -225,13 +254,18 @@ impl Plan {
         Ok(())
     }
 
-    /// The programs of the plan: the ten, or eleven with a split feed-forward.
+    /// The programs of the plan: the ten, one more with a split feed-forward, two more with the
+    /// classifier.
     pub fn kernels(&self) -> Vec<Kernel> {
         let ffn: &[Kernel] = match self.ffn {
             Ffn::Fused => &[Kernel::FfnFwd],
             Ffn::Split => &[Kernel::FfnGateUp, Kernel::FfnDown],
         };
-        [&[Kernel::SdpaFwd, Kernel::WoFwd], ffn, &Kernel::BACKWARD].concat()
+        let head: &[Kernel] = match self.classifier {
+            Classifier::Host => &[],
+            Classifier::Device => &[Kernel::HeadFwd, Kernel::HeadBwd],
+        };
+        [&[Kernel::SdpaFwd, Kernel::WoFwd], ffn, &Kernel::BACKWARD, head].concat()
     }
 
     /// The extents of one program: those of the block, or of a shard.
@@ -241,6 +275,7 @@ impl Plan {
             Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::FfnDown | Kernel::FfnBwdW2 | Kernel::FfnBwdW13 => {
                 block.ffn_shard(self.ffn_shards)
             }
+            Kernel::HeadFwd | Kernel::HeadBwd => block.vocab_shard(self.vocab_shards),
             Kernel::WoFwd | Kernel::WoBwd | Kernel::QBwd | Kernel::KvBwd => block.clone(),
         }
     }
@@ -287,12 +322,25 @@ mod tests {
     }
 
     #[test]
+    fn no_shard_of_the_vocabulary_is_empty() {
+        for (vocab, asked, wanted) in [(10, 6, 5), (10, 3, 3), (27, 27, 27), (16_384, 1, 1), (16_385, 1, 2)] {
+            let dims = Dims::new(&ModelConfig { vocab, ..llama(64, 96, 2) }, 32);
+            let plan = Plan { vocab_shards: asked, ..Plan::new(32, 1) };
+            let plan = plan.fit(&dims, &Target::new(Family::M5).limits()).unwrap();
+            assert_eq!(plan.vocab_shards, wanted, "{vocab} in {asked}");
+        }
+    }
+
+    #[test]
     fn says_which_shards_divide() {
         let dims = Dims::new(&llama(64, 96, 6), 32);
         let error = Plan { ffn_shards: 7, ..Plan::new(32, 1) }.check(&dims).unwrap_err();
         assert_eq!(error.to_string(), "ffn_shards = 7 does not divide hidden = 96; use 6");
         let error = Plan { head_shards: 0, ..Plan::new(32, 1) }.check(&dims).unwrap_err();
         assert!(error.to_string().ends_with("use 1"), "{error}");
+        let error = Plan { vocab_shards: 0, ..Plan::new(32, 1) }.check(&dims).unwrap_err();
+        let wanted = format!("vocab_shards = 0, wanted 1 to {}, the tokens of the vocabulary", dims.vocab);
+        assert_eq!(error.to_string(), wanted);
     }
 
     /// Every program of models from 48M to 1.5B breaks no rule of any chip.
@@ -300,7 +348,10 @@ mod tests {
     fn real_models_pass_on_every_chip() {
         for (dim, hidden, heads) in [(768, 2048, 6), (1024, 2816, 8), (1536, 4096, 12), (2304, 6144, 18)] {
             for family in Family::ALL {
-                let (plan, dims) = fitted(&llama(dim, hidden, heads), 512, family).unwrap();
+                let config = ModelConfig { vocab: 50_257, ..llama(dim, hidden, heads) };
+                let (mut plan, dims) = fitted(&config, 512, family).unwrap();
+                plan.classifier = Classifier::Device;
+                assert_eq!(plan.vocab_shards, 4);
                 for kernel in plan.kernels() {
                     let program = kernel.program(&plan.dims(&dims, kernel), &plan.choices);
                     let verified = verify(program, &Target::new(family));

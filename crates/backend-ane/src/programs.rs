@@ -176,6 +176,7 @@ impl<D: AneDevice> Programs<D> {
             Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::FfnDown | Kernel::FfnBwdW2 | Kernel::FfnBwdW13 => {
                 self.plan.ffn_shards
             }
+            Kernel::HeadFwd | Kernel::HeadBwd => self.plan.vocab_shards,
             Kernel::WoFwd | Kernel::WoBwd | Kernel::QBwd | Kernel::KvBwd => 1,
         }
     }
@@ -210,8 +211,9 @@ impl<D: AneDevice> Programs<D> {
         })?;
         let executable = self.device.compile(&variant.name(), &verified)?;
         let (shards, rows) = (self.shards(kernel), self.rows(kernel));
-        let mut bound = Vec::with_capacity(self.layers * shards * rows);
-        for layer in 0..self.layers {
+        let mut bound = Vec::with_capacity(shards * rows);
+        let layers = if matches!(kernel, Kernel::HeadFwd | Kernel::HeadBwd) { 1 } else { self.layers };
+        for layer in 0..layers {
             for shard in 0..shards {
                 for row in 0..rows {
                     let slot = Slot { layer, shard, row };
@@ -271,6 +273,7 @@ impl<D: AneDevice> Programs<D> {
                     | Part::W1
                     | Part::W2
                     | Part::W3
+                    | Part::Wh
                     | Part::Bias
                     | Part::Gains
             )
@@ -390,10 +393,11 @@ enum Stage {
     Heads,
     Output,
     Ffn,
+    Classifier,
 }
 
 impl Stage {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 
     /// The stage of a program; none for those that a smaller power of two of the gradient serves.
     fn of(kernel: Kernel) -> Option<Self> {
@@ -402,12 +406,14 @@ impl Stage {
             Kernel::SdpaFwd | Kernel::SdpaBwdQk => Some(Stage::Heads),
             Kernel::WoFwd => Some(Stage::Output),
             Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::FfnDown => Some(Stage::Ffn),
+            Kernel::HeadFwd => Some(Stage::Classifier),
             Kernel::FfnBwdW2
             | Kernel::FfnBwdW13
             | Kernel::WoBwd
             | Kernel::SdpaBwdV
             | Kernel::QBwd
-            | Kernel::KvBwd => None,
+            | Kernel::KvBwd
+            | Kernel::HeadBwd => None,
         }
     }
 }

@@ -73,6 +73,12 @@ fn first(guard: &ReadGuard<'_>, tokens: usize) -> Region {
     Region::new(0..guard.layout().rows(), 0..tokens)
 }
 
+/// The part of `all` that a shard has: equal ones, but for the last, which may be shorter.
+pub(crate) fn part(all: usize, shard: usize, shards: usize) -> Range<usize> {
+    let share = all.div_ceil(shards);
+    (shard * share).min(all)..((shard + 1) * share).min(all)
+}
+
 /// Which part of a matrix a shard has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
@@ -152,6 +158,8 @@ pub(crate) fn sources(kernel: Kernel) -> &'static [Source] {
         Kernel::KvBwd => {
             &const { [source(Part::Wk, Role::K, AsStored, Whole), source(Part::Wv, Role::V, AsStored, Whole)] }
         }
+        Kernel::HeadFwd => &const { [source(Part::Wh, Role::Head, Transposed, Outputs)] },
+        Kernel::HeadBwd => &const { [source(Part::Wh, Role::Head, AsStored, Outputs)] },
     }
 }
 
@@ -168,7 +176,7 @@ impl Source {
         scratch: &mut Vec<f32>,
     ) -> Result<(), SurfaceError> {
         let inputs = w.len() / outputs;
-        let part = |all: usize| -> Range<usize> { shard * (all / shards)..(shard + 1) * (all / shards) };
+        let part = |all| part(all, shard, shards);
         let (rows, columns) = match self.cut {
             Cut::Whole => (0..outputs, 0..inputs),
             Cut::Outputs => (part(outputs), 0..inputs),
@@ -179,9 +187,15 @@ impl Source {
             scratch.extend(row[columns.clone()].iter().map(|w| factor * w));
         }
         let mut guard = surface.write()?;
+        // The last shard of a vocabulary may be shorter than its place, whose rest stays zero.
+        let Region { rows: first_row, columns: first_column } = &place.region;
+        let region = |height: usize, width: usize| {
+            let (row, column) = (first_row.start, first_column.start);
+            Region::new(row..row + height, column..column + width)
+        };
         match self.turn {
-            Turn::Transposed => guard.write_transposed(&place.region, scratch),
-            Turn::AsStored => guard.write(&place.region, scratch),
+            Turn::Transposed => guard.write_transposed(&region(columns.len(), rows.len()), scratch),
+            Turn::AsStored => guard.write(&region(rows.len(), columns.len()), scratch),
         }
     }
 }

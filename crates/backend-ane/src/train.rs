@@ -11,7 +11,7 @@ use crate::ane::Ane;
 use crate::error::AneError;
 use crate::kernels::Kernel;
 use crate::packing::Part;
-use crate::plan::Plan;
+use crate::plan::{Classifier, Plan};
 use crate::programs::{AneDevice, Slot};
 use crate::staging;
 
@@ -60,11 +60,22 @@ impl<D: AneDevice> Train for Ane<D> {
     }
 
     fn loss(&mut self, x: Act, targets: &[TokenId]) -> Result<f32> {
-        self.cpu.loss(x, targets)
+        if self.plan.classifier == Classifier::Host {
+            return self.cpu.loss(x, targets);
+        }
+        let loss = self.classify(&x, targets, None);
+        self.cpu.put_act(x);
+        loss
     }
 
     fn loss_backward(&mut self, x: Act, targets: &[TokenId]) -> Result<(f32, Act)> {
-        self.cpu.loss_backward(x, targets)
+        if self.plan.classifier == Classifier::Host {
+            return self.cpu.loss_backward(x, targets);
+        }
+        let mut dx = self.cpu.take_act()?;
+        let loss = self.classify(&x, targets, Some(&mut dx));
+        self.cpu.put_act(x);
+        Ok((loss?, dx))
     }
 
     fn ffn_backward(&mut self, layer: usize, dy: Act) -> Result<Act> {

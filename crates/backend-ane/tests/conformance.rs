@@ -2,7 +2,7 @@
 
 use ane_bridge::{Settings, VirtualAne};
 use backend::conformance::{self, Tolerance};
-use backend_ane::{Ane, AneInfer, Choices, Ffn, Inputs, Linear, Plan, Scaling};
+use backend_ane::{Ane, AneInfer, Choices, Classifier, Ffn, Inputs, Linear, Plan, Scaling};
 use mil::eval::Arithmetic;
 use model::ModelConfig;
 
@@ -44,10 +44,24 @@ fn cut(config: &ModelConfig, tokens: usize) -> Plan {
     Plan {
         choices: Choices { linear: Linear::Conv, inputs: Inputs::Separate, scaling: Scaling::OFF },
         ffn: Ffn::Split,
+        classifier: Classifier::Device,
+        vocab_shards: 3,
         head_shards: shards(config.kv_heads),
         ffn_shards: shards(config.hidden),
         ..plan(config, tokens)
     }
+}
+
+/// Logits of fp16 in place of f32, beside the tolerance of the blocks.
+#[test]
+fn trains_with_the_classifier_on_the_device() {
+    conformance::train(
+        |config, tokens| {
+            let plan = Plan { classifier: Classifier::Device, ..plan(config, tokens) };
+            Ane::new(device(Arithmetic::Fast), config, plan).expect("a backend")
+        },
+        TOLERANCE,
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ane_bridge::{Faults, Settings, SlowDown, VirtualAne};
 use backend::conformance::{tokens, weights};
 use backend::{AdamW, Error, Rule, Rules, Tokens, Train, Update, forward_backward};
-use backend_ane::{Ane, Care, Plan, Scaling};
+use backend_ane::{Ane, Care, Classifier, Plan, Scaling};
 use backend_cpu::Cpu;
 use mil::eval::Arithmetic;
 use model::{ModelConfig, Params, Slot, TokenId, Weights};
@@ -24,6 +24,17 @@ fn config() -> ModelConfig {
 
 fn plan() -> Plan {
     Plan { threads: 2, ..Plan::new(64, 2) }
+}
+
+fn scaled(scaling: Scaling) -> Plan {
+    let mut plan = plan();
+    plan.choices.scaling = scaling;
+    plan
+}
+
+/// The classifier on the device, in parts of 20 tokens and one of 16.
+fn with_classifier(plan: Plan) -> Plan {
+    Plan { classifier: Classifier::Device, vocab_shards: 5, ..plan }
 }
 
 fn device(arithmetic: Arithmetic) -> VirtualAne {
@@ -82,9 +93,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// The worst cosine with the CPU's gradient over all tensors.
-fn worst_cosine(arithmetic: Arithmetic, scaling: Scaling, weights: &Weights) -> (f64, String) {
-    let mut plan = plan();
-    plan.choices.scaling = scaling;
+fn worst_cosine(arithmetic: Arithmetic, plan: Plan, weights: &Weights) -> (f64, String) {
     let mut ane = Ane::new(device(arithmetic), &config(), plan).expect("a backend");
     let mut cpu = Cpu::new(&config(), backend_cpu::Plan::new(128).with_threads(2)).expect("a backend");
     let got = gradients(&mut ane, weights);
@@ -96,8 +105,10 @@ fn worst_cosine(arithmetic: Arithmetic, scaling: Scaling, weights: &Weights) -> 
 #[test]
 fn gradients_point_where_the_cpu_points() {
     for weights in [Weights::init(&config(), 1), weights(&config(), 1)] {
-        let (cosine, name) = worst_cosine(Arithmetic::Fast, Scaling::default(), &weights);
-        assert!(cosine >= 0.999, "`{name}`: cosine {cosine}");
+        for plan in [plan(), with_classifier(plan())] {
+            let (cosine, name) = worst_cosine(Arithmetic::Fast, plan, &weights);
+            assert!(cosine >= 0.999, "`{name}`: cosine {cosine}");
+        }
     }
 }
 
@@ -105,16 +116,18 @@ fn gradients_point_where_the_cpu_points() {
 #[test]
 fn scaling_brings_gradients_back_on_the_product_grid() {
     let weights = Weights::init(&config(), 1);
-    let (with, name) = worst_cosine(Arithmetic::Exact, Scaling::default(), &weights);
-    let (without, _) = worst_cosine(Arithmetic::Exact, Scaling::OFF, &weights);
+    let (with, name) = worst_cosine(Arithmetic::Exact, plan(), &weights);
+    let (without, _) = worst_cosine(Arithmetic::Exact, scaled(Scaling::OFF), &weights);
     let gradients_alone = Scaling { gradient: Some(6), ..Scaling::OFF };
-    let (half, _) = worst_cosine(Arithmetic::Exact, gradients_alone, &weights);
+    let (half, _) = worst_cosine(Arithmetic::Exact, scaled(gradients_alone), &weights);
     println!(
         "worst gradient cosine on the product grid: {without:.4} as it is, {half:.6} with gradients scaled, {with:.8} with weights too"
     );
     assert!(with > half, "scaled weights gain nothing: {with} after {half}");
     assert!(with >= 0.999, "`{name}`: cosine {with}");
     assert!(without < 0.9, "the unscaled gradient has the cosine {without}");
+    let (classifier, name) = worst_cosine(Arithmetic::Exact, with_classifier(plan()), &weights);
+    assert!(classifier >= 0.999, "`{name}`: cosine {classifier}");
 }
 
 #[test]
@@ -138,15 +151,32 @@ fn the_loss_curve_is_that_of_the_cpu() {
 fn gradients_that_overflow_are_computed_at_a_smaller_power() {
     let weights = weights(&config(), 1);
     let too_high = Scaling { gradient: Some(14), ..Scaling::default() };
-    let (cosine, name) = worst_cosine(Arithmetic::Fast, too_high, &weights);
+    let plan = with_classifier(scaled(too_high));
+    let (cosine, name) = worst_cosine(Arithmetic::Fast, plan.clone(), &weights);
     assert!(cosine >= 0.999, "`{name}`: cosine {cosine}");
-    let mut plan = plan();
-    plan.choices.scaling = too_high;
     let mut ane = Ane::new(device(Arithmetic::Fast), &config(), plan).expect("a backend");
     load(&mut ane, &weights);
     let (_, norm) = step(&mut ane, 1);
     assert!(norm.is_finite());
-    assert!(ane.ledger().total().stats.overflows > 0, "nothing overflowed, so nothing was shown");
+    for program in ["head_bwd", "ffn_bwd_w2"] {
+        assert!(ane.ledger().of(program).stats.overflows > 0, "nothing overflowed in {program}");
+    }
+}
+
+/// The same for logits: they are computed again without powers of two.
+#[test]
+fn logits_that_overflow_are_computed_without_powers_of_two() {
+    let mut weights = weights(&config(), 1);
+    let gain = weights.params().iter().find(|p| p.name == "model.norm.weight").expect("a final norm").id;
+    weights.get_mut(gain).iter_mut().for_each(|w| *w *= 2048.0);
+    let plan = with_classifier(plan());
+    let mut ane = Ane::new(device(Arithmetic::Fast), &config(), plan).expect("a backend");
+    let mut cpu = Cpu::new(&config(), backend_cpu::Plan::new(128).with_threads(2)).expect("a backend");
+    load(&mut ane, &weights);
+    load(&mut cpu, &weights);
+    let ((got, norm), (wanted, _)) = (step(&mut ane, 1), step(&mut cpu, 1));
+    assert!(norm.is_finite() && (got - wanted).abs() <= 0.01 * wanted, "loss {got} instead of {wanted}");
+    assert!(ane.ledger().of("head_fwd, unscaled").dispatches > 0 && ane.health().retried > 0);
 }
 
 /// Activations beyond ±4094 overflow with weights times 16; they are computed again without.

@@ -2,8 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
-use backend::Result;
-use model::{ModelConfig, Role};
+use backend::{Error, Result};
+use model::{ModelConfig, Role, TokenId};
 
 use crate::params::Storage;
 use crate::{Act, Cpu, Exec};
@@ -55,6 +55,22 @@ impl Cpu {
     /// Tokens of the last micro-batch, and of one sequence of it.
     pub fn shape(&self) -> (usize, usize) {
         (self.tokens.len(), self.seq)
+    }
+
+    /// How many targets of the last micro-batch count: those that are not [`TokenId::IGNORE`].
+    ///
+    /// # Errors
+    /// When there is not one for each token, or one is outside of the vocabulary.
+    pub fn count_targets(&self, targets: &[TokenId]) -> Result<usize> {
+        let (wanted, vocab) = (self.tokens.len(), self.config.vocab);
+        if targets.len() != wanted {
+            return Err(Error::WrongLength { name: "targets".into(), wanted, got: targets.len() });
+        }
+        let counted = targets.iter().filter(|t| **t != TokenId::IGNORE);
+        match counted.clone().find(|t| t.0 as usize >= vocab) {
+            Some(&token) => Err(Error::TokenOutOfRange { token, vocab }),
+            None => Ok(counted.count()),
+        }
     }
 
     /// An activation that nobody holds; its content is left over from before.

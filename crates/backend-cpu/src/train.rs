@@ -324,9 +324,8 @@ impl Cpu {
     /// The loss of the last activation; with its gradient when `dx` is there.
     fn head(&mut self, x: &Act, targets: &[TokenId], mut dx: Option<&mut Act>) -> Result<f32> {
         let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
-        check_targets(c, tokens, targets)?;
+        let count = self.count_targets(targets)?;
         let (dim, vocab) = (c.dim, c.vocab);
-        let count = targets.iter().filter(|&&t| t != TokenId::IGNORE).count();
         let factor = 1.0 / count.max(1) as f32;
         let norm = &mut self.scratch.norm[..tokens * dim];
         normalise(
@@ -576,16 +575,6 @@ impl Train for Cpu {
 /// Tokens of one pass through the head.
 fn head_tokens(c: &ModelConfig) -> usize {
     (HEAD_LOGITS / c.vocab).clamp(1, HEAD_TOKENS)
-}
-
-fn check_targets(c: &ModelConfig, tokens: usize, targets: &[TokenId]) -> Result<()> {
-    if targets.len() != tokens {
-        return Err(Error::WrongLength { name: "targets".into(), wanted: tokens, got: targets.len() });
-    }
-    match targets.iter().find(|t| **t != TokenId::IGNORE && t.0 as usize >= c.vocab) {
-        Some(&token) => Err(Error::TokenOutOfRange { token, vocab: c.vocab }),
-        None => Ok(()),
-    }
 }
 
 fn normalise(exec: &Exec, x: &Act, gain: &[f32], eps: f32, norm: &mut [f32]) {

@@ -8,7 +8,7 @@ use backend::Train;
 use backend_ane::{Ane, AneDevice, AneError, AneInfer, Monitor};
 use backend_cpu::{Act, Cpu, CpuInfer, Isa, MomentFormat, Plan};
 use engine::RunConfig;
-use engine::config::{OptimizerState, Precision};
+use engine::config::{Classifier, OptimizerState, Precision};
 use engine::infer::Infer;
 use model::quant::Format;
 use model::{BoxError, ModelConfig, Weights};
@@ -190,6 +190,18 @@ impl DeviceArgs {
         Err(Failure::NoDevice(format!("{name} is not in this build; use --device cpu")))
     }
 
+    /// Fails for a classifier on a device that has none.
+    pub fn check_classifier(&self, classifier: Classifier) -> Result<(), Failure> {
+        if classifier == Classifier::Cpu || !matches!(self.place(), Ok(Place::Cpu)) {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "`train.classifier` is device, and {} computes every part of the model; use --device ane, or \
+             --classifier cpu",
+            self.name()
+        )))
+    }
+
     /// The virtual Neural Engine that commands use.
     pub fn virtual_ane_settings(&self) -> Settings {
         Settings { chip: self.virtual_chip(), count_flushed: false, ..Settings::default() }
@@ -271,6 +283,7 @@ impl DeviceArgs {
         }
         let mut plan = backend_ane::Plan {
             threads: self.threads(),
+            classifier: ane_classifier(config.train.classifier),
             ..backend_ane::Plan::new(config.train.seq, config.train.batch)
         };
         plan.care.factor = Injected::now().care_factor.unwrap_or(plan.care.factor);
@@ -326,6 +339,14 @@ impl DeviceArgs {
         // A prompt is read in passes of this many tokens.
         let plan = Plan::new(config.max_seq.min(512)).with_threads(self.threads());
         Ok(Box::new(CpuInfer::new(config, weights, plan)?))
+    }
+}
+
+/// The setting as the backend has it.
+pub fn ane_classifier(classifier: Classifier) -> backend_ane::Classifier {
+    match classifier {
+        Classifier::Cpu => backend_ane::Classifier::Host,
+        Classifier::Device => backend_ane::Classifier::Device,
     }
 }
 

@@ -105,8 +105,10 @@ fn every_program_is_listed_written_read_and_run() {
     let list = folder.says(&["dump"]);
     let names = backend_ane::kernels::Kernel::ALL.iter().map(|k| k.name());
     assert!(names.clone().all(|name| list.contains(&format!("\n{name} "))), "{list}");
-    let written = folder.says(&[&["dump", "all", "--out", "programs"], &SMALL[..]].concat());
-    assert_eq!(written.lines().count(), 10, "{written}");
+    let written = folder.says(
+        &[&["dump", "all", "--out", "programs", "--set", "train.classifier=device"], &SMALL[..]].concat(),
+    );
+    assert_eq!(written.lines().count(), 12, "{written}");
     for name in names.filter(|name| !["ffn_gate_up", "ffn_down"].contains(name)) {
         let place = format!("programs/{name}");
         let checked = folder.says(&["check", &place]);

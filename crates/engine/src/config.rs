@@ -92,6 +92,8 @@ pub struct TrainConfig {
     /// Numbers that the matrix products of the CPU multiply. The default is f32, so that a run gives
     /// the same bits whatever the processor has.
     pub precision: Precision,
+    /// Where the logits and the way back through them are computed.
+    pub classifier: Classifier,
     /// Steps between validations; 0: only at the end.
     pub eval_every: u64,
     /// Tokens of one validation, at most.
@@ -125,6 +127,7 @@ impl Default for TrainConfig {
             seed: 1,
             recompute: false,
             precision: Precision::F32,
+            classifier: Classifier::Cpu,
             eval_every: 250,
             eval_tokens: 65_536,
             sample_every: 500,
@@ -149,6 +152,16 @@ pub enum Precision {
     /// bf16 where the processor multiplies in it, else f32. Settled before a run starts, which
     /// records the outcome.
     Auto,
+}
+
+/// Where the logits and the way back through them are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Classifier {
+    /// On the CPU, in f32.
+    Cpu,
+    /// Where the blocks run, in the numbers of that device.
+    Device,
 }
 
 /// What to do when the loss or the gradient norm is not finite.

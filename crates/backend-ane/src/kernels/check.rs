@@ -25,6 +25,7 @@ pub fn shapes() -> Vec<Dims> {
     let tiny = Dims {
         dim: 12,
         hidden: 20,
+        vocab: 27,
         heads: 2,
         kv_heads: 2,
         head_dim: 6,
@@ -154,7 +155,10 @@ pub struct Case {
 impl Case {
     fn staged(&self, c: &Choices) -> Parts {
         let weight = |part: &Part| {
-            matches!(part, Part::Wq | Part::Wk | Part::Wv | Part::Wo | Part::W1 | Part::W2 | Part::W3)
+            matches!(
+                part,
+                Part::Wq | Part::Wk | Part::Wv | Part::Wo | Part::W1 | Part::W2 | Part::W3 | Part::Wh
+            )
         };
         let factor = f64::from(power(c.scaling.weight));
         let scaled = |(part, v): (&Part, &Vec<f64>)| {

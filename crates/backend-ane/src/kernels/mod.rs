@@ -1,8 +1,9 @@
-//! The ten programs, one per file: math, table of shapes and packing, program, test.
+//! The ten programs, and two for a classifier on the device, one per file: math, table of shapes and
+//! packing, program, test.
 //!
 //! All tensors are `[1, channels, 1, columns]` in fp16: tokens lie on the width axis. Weights are
 //! inputs beside the activations, so a program is compiled once and serves every layer and step.
-//! `S` is the padded sequence, `D` dim, `H` hidden, `Q` q_dim, `K` kv_dim, `d` head_dim, `h` heads,
+//! `S` is the padded sequence, `D` dim, `H` hidden, `V` a shard of the vocabulary, `Q` q_dim, `K` kv_dim, `d` head_dim, `h` heads,
 //! `w` and `a` the powers of two of [`crate::Scaling`]. Residual sums, norms, weight gradients and
 //! the way back through the rotation are the host's.
 
@@ -11,6 +12,8 @@ mod graph;
 pub mod ffn_bwd_w13;
 pub mod ffn_bwd_w2;
 pub mod ffn_fwd;
+pub mod head_bwd;
+pub mod head_fwd;
 pub mod kv_bwd;
 pub mod q_bwd;
 pub mod sdpa_bwd_qk;
@@ -91,10 +94,14 @@ kernels! {
     QBwd "q_bwd" q_bwd::packing, q_bwd::program;
     /// Back through key and value projections.
     KvBwd "kv_bwd" kv_bwd::packing, kv_bwd::program;
+    /// Logits, where the classifier runs on the device.
+    HeadFwd "head_fwd" head_fwd::packing, head_fwd::program;
+    /// Back through the classifier.
+    HeadBwd "head_bwd" head_bwd::packing, head_bwd::program;
 }
 
 impl Kernel {
-    /// The programs of the backward pass.
+    /// The programs of the backward pass through the blocks.
     pub const BACKWARD: [Kernel; 7] = [
         Kernel::FfnBwdW2,
         Kernel::FfnBwdW13,

@@ -40,6 +40,7 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     // A model that could not be saved is not worth training.
     hf::check(&config.model).map_err(|e| Failure::Usage(e.to_string()))?;
     args.device.check()?;
+    args.device.check_classifier(config.train.classifier)?;
     if args.print_config {
         // A closed pipe is no fault: the reader has enough.
         let _ = write!(std::io::stdout(), "{layers}");

@@ -29,6 +29,40 @@ fn learns_real_text_within_a_percent_of_the_cpu_at_every_step() {
 }
 
 #[test]
+fn the_classifier_runs_on_the_device_when_asked() {
+    let lab = Lab::new();
+    let run = ["--steps", "20", "--eval-every", "10", "--sample-every", "0", "--plain"];
+    let compiles = |said: &str| -> u32 {
+        let line = said.lines().find(|line| line.contains(" dispatches of ")).unwrap();
+        let words: Vec<_> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "compiles").unwrap();
+        words[at - 1].parse().unwrap()
+    };
+    lab.trained("cpu", &run);
+    let host = lab.trained("ane", &[&run[..], &ANE].concat());
+    let device = [&run[..], &ANE, &["--classifier", "device"]].concat();
+    let device = lab.trained("device", &device);
+    // Two programs more: `head_fwd` and `head_bwd`.
+    assert_eq!(compiles(&device), compiles(&host) + 2);
+    let (device, host, cpu) = (losses(&lab, "device"), losses(&lab, "ane"), losses(&lab, "cpu"));
+    assert_eq!((device.len(), cpu.len()), (20, 20));
+    for (step, (device, cpu)) in device.iter().zip(&cpu).enumerate() {
+        assert!((device - cpu).abs() <= 0.01 * cpu, "step {}: loss {device} instead of {cpu}", step + 1);
+    }
+    assert_ne!(device, host, "the logits were computed in f32 both times");
+
+    let settings = std::fs::read_to_string(lab.path("device/config.toml")).unwrap();
+    assert!(settings.contains("classifier = \"device\""), "{settings}");
+    let other = lab.train("device", &[&run[..], &ANE].concat());
+    let drift = "train.classifier: \"device\" in the run, \"cpu\" now";
+    assert!(other.code == 2 && other.err.contains(drift), "{}", other.err);
+    let refused = lab.train("refused", &["--classifier", "device"]);
+    let wanted = "error: `train.classifier` is device, and cpu computes every part of the model; use --device \
+                  ane, or --classifier cpu\n";
+    assert_eq!((refused.code, refused.err.as_str()), (2, wanted));
+}
+
+#[test]
 fn a_run_says_that_it_goes_on_on_another_device() {
     let lab = Lab::new();
     let steps = |n| ["--steps", n, "--schedule", "constant", "--allow-drift", "--eval-every", "0"];

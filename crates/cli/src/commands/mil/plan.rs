@@ -8,7 +8,7 @@ use backend_ane::{Dims, Ffn, Inputs, Linear, Plan};
 use mil::Program;
 
 use crate::commands::presets;
-use crate::device::{available_memory, bytes};
+use crate::device::{ane_classifier, available_memory, bytes};
 use crate::failure::Failure;
 use crate::settings::{Layers, Origin};
 
@@ -31,7 +31,7 @@ pub struct PlanArgs {
     /// Operation of linear layers: matmul or conv
     #[arg(long, default_value = "matmul", value_parser = linear, value_name = "OP")]
     linear: Linear,
-    /// Inputs in one surface or each in its own: packed or separate. This and the next three: what is not
+    /// Inputs in one surface or each in its own: packed or separate. This and the next four: what is not
     /// given is whole; when none is, the least cut that the chip takes
     #[arg(long, value_parser = packing, value_name = "HOW")]
     packing: Option<Inputs>,
@@ -44,6 +44,10 @@ pub struct PlanArgs {
     /// Parts that the channels of the feed-forward are cut into
     #[arg(long, value_name = "N")]
     ffn_shards: Option<usize>,
+    /// Parts that the vocabulary is cut into. The plan has the classifier's programs with --set
+    /// train.classifier=device
+    #[arg(long, value_name = "N")]
+    vocab_shards: Option<usize>,
 }
 
 fn linear(text: &str) -> Result<Linear, String> {
@@ -102,12 +106,15 @@ impl PlanArgs {
         plan.ffn = self.ffn.unwrap_or(plan.ffn);
         plan.head_shards = self.head_shards.unwrap_or(plan.head_shards);
         plan.ffn_shards = self.ffn_shards.unwrap_or(plan.ffn_shards);
+        plan.classifier = ane_classifier(config.train.classifier);
+        plan.vocab_shards = self.vocab_shards.unwrap_or(plan.vocab_shards);
         let refused = |e: backend_ane::PlanError| Failure::Usage(format!("{e} ({})", chip.name));
         plan.check(&dims).map_err(refused)?;
         let asked = self.packing.is_some()
             || self.ffn.is_some()
             || self.head_shards.is_some()
-            || self.ffn_shards.is_some();
+            || self.ffn_shards.is_some()
+            || self.vocab_shards.is_some();
         if !asked {
             plan = plan.fit(&dims, &chip.limits()).map_err(refused)?;
         }
@@ -140,7 +147,7 @@ impl Planned {
             n => format!(", {what} in {n} shards"),
         };
         format!(
-            "dim {}, hidden {}, {} heads of {}, {} key heads, {} tokens; {inputs} inputs, {ffn} feed-forward{}{}",
+            "dim {}, hidden {}, {} heads of {}, {} key heads, {} tokens; {inputs} inputs, {ffn} feed-forward{}{}{}",
             self.dims.dim,
             self.dims.hidden,
             self.dims.heads,
@@ -149,6 +156,7 @@ impl Planned {
             self.dims.s(),
             shards(self.plan.head_shards, "heads"),
             shards(self.plan.ffn_shards, "feed-forward"),
+            shards(self.plan.vocab_shards, "vocabulary"),
         )
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use engine::config::{OnNan, OptimizerKind, OptimizerState, Precision};
+use engine::config::{Classifier, OnNan, OptimizerKind, OptimizerState, Precision};
 use engine::data::Format;
 use engine::optim::Schedule;
 use model::SplitPattern;
@@ -77,6 +77,9 @@ pub struct Args {
     /// Matrix products on the CPU: f32, bf16 (twice as fast where the processor has it), or auto
     #[arg(long, value_parser = parse_precision, env = "RUSTANE_PRECISION", value_name = "NUMBERS", help_heading = "Length and size")]
     pub(super) precision: Option<Precision>,
+    /// Where the logits are computed with --device ane: cpu or device
+    #[arg(long, value_parser = parse_classifier, value_name = "WHERE", help_heading = "Length and size")]
+    pub(super) classifier: Option<Classifier>,
 
     /// Rule of the weight matrices: adamw or muon
     #[arg(long, value_parser = parse_optimizer, value_name = "RULE", help_heading = "Optimizer")]
@@ -197,6 +200,7 @@ pub(super) fn layers(args: &Args, given: &ArgMatches) -> anyhow::Result<Layers> 
         seq => "train.seq", batch => "train.batch", accum => "train.accum", steps => "train.steps",
         tokens => "train.tokens", budget => "train.budget_s", recompute => "train.recompute",
         precision => "train.precision", optimizer_state => "optimizer.state",
+        classifier => "train.classifier",
         optimizer => "optimizer.kind", lr => "optimizer.lr", muon_lr => "optimizer.muon_lr",
         schedule => "optimizer.schedule", warmup => "optimizer.warmup", weight_decay => "optimizer.weight_decay",
         clip => "optimizer.clip", on_nan => "train.on_nan", seed => "train.seed", eval_every => "train.eval_every",
@@ -255,6 +259,10 @@ fn parse_optimizer(text: &str) -> Result<OptimizerKind, String> {
 }
 
 fn parse_schedule(text: &str) -> Result<Schedule, String> {
+    word(text)
+}
+
+fn parse_classifier(text: &str) -> Result<Classifier, String> {
     word(text)
 }
 
