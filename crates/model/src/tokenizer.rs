@@ -8,21 +8,28 @@
 //! text of a known [`SplitPattern`] takes a short way: words are cut by hand and each distinct word
 //! is merged once. The tokens are the same either way.
 
+mod bytes;
+mod encoder;
+mod error;
+mod file;
 mod split;
 mod stream;
+mod train;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
+pub use encoder::Encoder;
+pub use error::TokenizerError;
 pub use split::{SplitPattern, cut};
 pub use stream::StreamDecoder;
 
 use crate::TokenId;
+use bytes::{byte_alphabet, sentence_piece_bytes};
+use file::{canonical_hash, check_ids, mentions};
 
 /// Ends a document and begins the next; also the first token of a generation.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -33,88 +40,6 @@ pub const IM_END: &str = "<|im_end|>";
 
 /// Names under which public tokenizers hold their end-of-text token, most telling first.
 const END_NAMES: [&str; 6] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", IM_END];
-
-/// Why a tokenizer was refused. The code is `E3020`.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenizerError {
-    /// The file cannot be read.
-    #[error("cannot read the tokenizer `{path}`")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is larger than any tokenizer.
-    #[error("the tokenizer has {bytes} bytes, at most {max} are read; is this a tokenizer.json?")]
-    TooLarge {
-        /// Length of the file.
-        bytes: u64,
-        /// Longest that is read.
-        max: u64,
-    },
-    /// The text is no `tokenizer.json`.
-    #[error("not a tokenizer.json: {reason}")]
-    Malformed {
-        /// What is wrong, and where.
-        reason: String,
-    },
-    /// A token has an identifier that no table should have to hold.
-    #[error("token `{token}` has id {id}, wanted less than {max} for a vocabulary of {tokens} tokens")]
-    IdOutOfRange {
-        /// The token.
-        token: String,
-        /// Its id.
-        id: u32,
-        /// First id refused.
-        max: usize,
-        /// Distinct tokens in the file.
-        tokens: usize,
-    },
-    /// Two tokens share an id.
-    #[error("tokens `{first}` and `{second}` share id {id}; every id may have one token")]
-    DuplicateId {
-        /// One token.
-        first: String,
-        /// The other.
-        second: String,
-        /// Their id.
-        id: u32,
-    },
-    /// A special token that was asked for does not exist.
-    #[error("the tokenizer has no token `{token}`")]
-    NoSuchToken {
-        /// The token.
-        token: String,
-    },
-    /// The wanted vocabulary cannot hold the bytes and the special tokens.
-    #[error(
-        "a vocabulary of {got} is too small, wanted at least {least}: 256 bytes and {specials} special tokens"
-    )]
-    VocabTooSmall {
-        /// What was asked for.
-        got: usize,
-        /// The least.
-        least: usize,
-        /// Special tokens.
-        specials: usize,
-    },
-    /// The tokenizer cannot express a text.
-    #[error("the tokenizer cannot encode this text: {reason}")]
-    Encode {
-        /// What it said.
-        reason: String,
-    },
-}
-
-impl TokenizerError {
-    /// The code that is printed in front of the message.
-    pub fn code(&self) -> &'static str {
-        "E3020"
-    }
-}
 
 /// A vocabulary with its rules. Reading it is cheap; share it by reference.
 #[derive(Clone)]
@@ -261,85 +186,6 @@ impl Tokenizer {
         })
     }
 
-    /// Trains byte-level BPE on `texts`; the same texts in the same order give the same bytes.
-    ///
-    /// Ids: [`Tokenizer::TRAINED_SPECIALS`], the 256 bytes, then merges, most frequent first. A
-    /// pair seen once is not merged, so little text gives fewer than `vocab` tokens.
-    pub fn train<S: AsRef<str>>(
-        texts: impl IntoIterator<Item = S>,
-        vocab: usize,
-        split: SplitPattern,
-    ) -> Result<Tokenizer, TokenizerError> {
-        let specials = Self::TRAINED_SPECIALS.len();
-        if vocab < 256 + specials {
-            return Err(TokenizerError::VocabTooSmall { got: vocab, least: 256 + specials, specials });
-        }
-        let file = |model: Value| {
-            let special = |(id, content): (usize, &&str)| {
-                json!({
-                    "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": true,
-                })
-            };
-            let byte_level = |trim_offsets: bool| {
-                json!({
-                    "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim_offsets,
-                    "use_regex": true,
-                })
-            };
-            json!({
-                "version": "1.0", "truncation": null, "padding": null,
-                "added_tokens": Self::TRAINED_SPECIALS.iter().enumerate().map(special).collect::<Vec<_>>(),
-                "normalizer": null,
-                "pre_tokenizer": split.pre_tokenizer(),
-                "post_processor": byte_level(false),
-                "decoder": byte_level(true),
-                "model": model,
-            })
-        };
-        let failed = |e: tokenizers::Error| TokenizerError::Malformed { reason: e.to_string() };
-
-        // The words of the texts, counted, in the alphabet of bytes.
-        let empty = serde_json::to_value(BPE::default()).expect("a model is JSON");
-        let cutter = parse(&file(empty)).map_err(failed)?;
-        let mut counts: HashMap<String, u64> = HashMap::new();
-        let mut left = Self::MAX_TRAIN_BYTES;
-        for text in texts {
-            let mut text = text.as_ref();
-            while !text.is_empty() && left > 0 {
-                let (piece, rest) = text.split_at(cut(text, split::PIECE_BYTES));
-                left = left.saturating_sub(piece.len());
-                count_words(&cutter, split, piece, &mut counts)?;
-                text = rest;
-            }
-        }
-        let byte_chars = byte_chars();
-        let counts = counts
-            .into_iter()
-            .filter(|(word, _)| word.len() <= Self::MAX_WORD_BYTES)
-            .map(|(word, n)| (word.bytes().map(|b| byte_chars[usize::from(b)]).collect::<String>().into(), n))
-            .collect();
-
-        let mut model = BPE::default();
-        BpeTrainer::builder()
-            .show_progress(false)
-            .vocab_size(vocab)
-            .min_frequency(2)
-            .special_tokens(
-                Self::TRAINED_SPECIALS
-                    .iter()
-                    .map(|s| tokenizers::AddedToken::from((*s).to_string(), true))
-                    .collect(),
-            )
-            .initial_alphabet(byte_chars.into_iter().collect())
-            .build()
-            .do_train(&counts, &mut model)
-            .map_err(failed)?;
-        let model = serde_json::to_value(model).expect("a model is JSON");
-        let text = parse(&file(model)).and_then(|t| t.to_string(true)).map_err(failed)?;
-        Self::from_bytes(text.as_bytes())
-    }
-
     /// Replaces the token that ends a text.
     pub fn with_eos(mut self, token: &str) -> Result<Tokenizer, TokenizerError> {
         self.eos = Some(self.named(token)?);
@@ -460,7 +306,7 @@ impl Tokenizer {
 
     /// An encoder that remembers words; one per thread for much text.
     pub fn encoder(&self) -> Encoder<'_> {
-        Encoder { tokenizer: self, words: HashMap::new(), tokens: Vec::new() }
+        Encoder::new(self)
     }
 
     /// Text of `tokens`, without the special ones; bytes that are no UTF-8 become U+FFFD.
@@ -500,248 +346,6 @@ impl Tokenizer {
 
 /// Renders messages as ChatML, in the template language of Hugging Face.
 const CHATML_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-
-/// Encodes texts and remembers the tokens of each word.
-pub struct Encoder<'a> {
-    tokenizer: &'a Tokenizer,
-    /// Tokens of a word: where they start in `tokens`, and how many they are.
-    words: HashMap<Box<[u8]>, (u32, u32)>,
-    tokens: Vec<TokenId>,
-}
-
-impl Encoder<'_> {
-    /// Words that are remembered at most; then the memory starts afresh.
-    const MAX_WORDS: usize = 1 << 18;
-
-    /// Appends the tokens of `text` to `out`, as [`Tokenizer::encode`].
-    pub fn encode(&mut self, text: &str, out: &mut Vec<TokenId>) -> Result<(), TokenizerError> {
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (piece, tail) = rest.split_at(cut(rest, split::PIECE_BYTES));
-            match self.tokenizer.by_hand {
-                Some(pattern) => {
-                    for (part, ascii) in stretches(piece) {
-                        if ascii { self.by_hand(pattern, part, out)? } else { self.whole(part, out)? }
-                    }
-                }
-                None => self.whole(piece, out)?,
-            }
-            rest = tail;
-        }
-        Ok(())
-    }
-
-    fn whole(&self, text: &str, out: &mut Vec<TokenId>) -> Result<(), TokenizerError> {
-        let encoding = self
-            .tokenizer
-            .inner
-            .encode_fast(text, false)
-            .map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
-        out.extend(encoding.get_ids().iter().map(|id| TokenId(*id)));
-        Ok(())
-    }
-
-    fn by_hand(
-        &mut self,
-        pattern: SplitPattern,
-        text: &str,
-        out: &mut Vec<TokenId>,
-    ) -> Result<(), TokenizerError> {
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (word, tail) = rest.split_at(pattern.ascii_word(rest.as_bytes()));
-            rest = tail;
-            if let Some((start, len)) = self.words.get(word.as_bytes()) {
-                out.extend_from_slice(&self.tokens[*start as usize..(start + len) as usize]);
-                continue;
-            }
-            let name: String = word.bytes().map(byte_char).collect();
-            let tokens = self
-                .tokenizer
-                .inner
-                .get_model()
-                .tokenize(&name)
-                .map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
-            let start = out.len();
-            out.extend(tokens.iter().map(|t| TokenId(t.id)));
-            if word.len() <= Tokenizer::MAX_WORD_BYTES {
-                if self.words.len() == Self::MAX_WORDS {
-                    self.words.clear();
-                    self.tokens.clear();
-                }
-                let at = self.tokens.len() as u32;
-                self.tokens.extend_from_slice(&out[start..]);
-                self.words.insert(word.as_bytes().into(), (at, (out.len() - start) as u32));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Cuts `text` at seams into stretches that are ASCII and stretches that need not be.
-fn stretches(text: &str) -> impl Iterator<Item = (&str, bool)> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let bytes = rest.as_bytes();
-        let ascii = bytes.iter().position(|b| !b.is_ascii()).unwrap_or(bytes.len());
-        let (end, pure) = if ascii == bytes.len() {
-            (ascii, true)
-        } else if let Some(seam) = (1..=ascii).rev().find(|&at| split::is_seam(bytes, at)) {
-            (seam, true)
-        } else {
-            let seam = (ascii + 1..bytes.len()).find(|&at| split::is_seam(bytes, at));
-            (seam.unwrap_or(bytes.len()), false)
-        };
-        let (part, tail) = rest.split_at(end);
-        rest = tail;
-        Some((part, pure))
-    })
-}
-
-/// Counts the words of `text`, as text.
-fn count_words(
-    cutter: &tokenizers::Tokenizer,
-    pattern: SplitPattern,
-    text: &str,
-    counts: &mut HashMap<String, u64>,
-) -> Result<(), TokenizerError> {
-    let mut count = |word: &str| match counts.get_mut(word) {
-        Some(n) => *n += 1,
-        None => {
-            counts.insert(word.to_string(), 1);
-        }
-    };
-    for (part, ascii) in stretches(text) {
-        if ascii {
-            let mut rest = part;
-            while !rest.is_empty() {
-                let (word, tail) = rest.split_at(pattern.ascii_word(rest.as_bytes()));
-                count(word);
-                rest = tail;
-            }
-            continue;
-        }
-        let mut words = PreTokenizedString::from(part);
-        let pre_tokenizer = cutter.get_pre_tokenizer().expect("a trained tokenizer cuts words");
-        pre_tokenizer
-            .pre_tokenize(&mut words)
-            .map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
-        for (_, (start, end), _) in words.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-            count(&part[start..end]);
-        }
-    }
-    Ok(())
-}
-
-fn parse(file: &Value) -> tokenizers::Result<tokenizers::Tokenizer> {
-    tokenizers::Tokenizer::from_bytes(file.to_string())
-}
-
-/// Refuses ids that would make a table far larger than the vocabulary, before anything is built.
-fn check_ids(file: &Value) -> Result<(), TokenizerError> {
-    let empty = Vec::new();
-    let added = file["added_tokens"].as_array().unwrap_or(&empty);
-    let listed = match &file["model"]["vocab"] {
-        Value::Object(vocab) => vocab.len(),
-        Value::Array(vocab) => vocab.len(),
-        _ => 0,
-    };
-    let tokens = listed + added.len();
-    let max = 2 * tokens + 1024;
-    let check = |token: &str, id: &Value| match id.as_u64() {
-        Some(id) if id < max as u64 => Ok(()),
-        Some(id) => Err(TokenizerError::IdOutOfRange {
-            token: token.into(),
-            id: u32::try_from(id).unwrap_or(u32::MAX),
-            max,
-            tokens,
-        }),
-        None => Err(TokenizerError::Malformed {
-            reason: format!("the id of token `{token}` is {id}, not a number"),
-        }),
-    };
-    for (token, id) in file["model"]["vocab"].as_object().into_iter().flatten() {
-        check(token, id)?;
-    }
-    for token in added {
-        check(token["content"].as_str().unwrap_or("?"), &token["id"])?;
-    }
-    Ok(())
-}
-
-/// Whether `value`, or a part of it, is of this type.
-fn mentions(value: &Value, kind: &str) -> bool {
-    match value {
-        Value::Object(map) => {
-            map.get("type").is_some_and(|t| t == kind) || map.values().any(|v| mentions(v, kind))
-        }
-        Value::Array(items) => items.iter().any(|v| mentions(v, kind)),
-        _ => false,
-    }
-}
-
-/// BLAKE3 of `value` with sorted keys, whatever order the parser keeps.
-fn canonical_hash(value: &Value) -> [u8; 32] {
-    fn feed(value: &Value, to: &mut blake3::Hasher) {
-        match value {
-            Value::Object(map) => {
-                to.update(b"{");
-                for (key, value) in map.iter().collect::<BTreeMap<_, _>>() {
-                    to.update(Value::from(key.as_str()).to_string().as_bytes()).update(b":");
-                    feed(value, to);
-                    to.update(b",");
-                }
-                to.update(b"}");
-            }
-            Value::Array(items) => {
-                to.update(b"[");
-                for item in items {
-                    feed(item, to);
-                    to.update(b",");
-                }
-                to.update(b"]");
-            }
-            leaf => {
-                to.update(leaf.to_string().as_bytes());
-            }
-        }
-    }
-    let mut hasher = blake3::Hasher::new();
-    feed(value, &mut hasher);
-    hasher.finalize().into()
-}
-
-/// The printable character that stands for a byte in byte-level vocabularies. Source: GPT-2's
-/// encoder; bytes that print as Latin-1 stand for themselves, the others for U+0100 and up.
-fn byte_char(byte: u8) -> char {
-    let code = match byte {
-        b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF => u32::from(byte),
-        0..=b' ' => 0x100 + u32::from(byte),
-        0x7F..=0xA0 => 0x100 + 33 + u32::from(byte - 0x7F),
-        0xAD => 0x100 + 67,
-    };
-    char::from_u32(code).expect("below U+0200 every code is a character")
-}
-
-fn byte_chars() -> [char; 256] {
-    std::array::from_fn(|b| byte_char(b as u8))
-}
-
-fn byte_alphabet() -> HashMap<char, u8> {
-    (0..=255).map(|b| (byte_char(b), b)).collect()
-}
-
-/// Text of a SentencePiece token: `<0xAB>` is a byte and `▁` a space.
-fn sentence_piece_bytes(name: &str) -> Vec<u8> {
-    let byte = name.strip_prefix("<0x").and_then(|n| n.strip_suffix('>')).filter(|n| n.len() == 2);
-    match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-        Some(byte) => vec![byte],
-        None => name.replace('▁', " ").into_bytes(),
-    }
-}
 
 #[cfg(test)]
 mod tests;
