@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use backend::{AdamW, Rule, Rules, Tokens, Train, Update};
-use backend_cpu::{Cpu, Plan, Precision, probe};
+use backend_cpu::{Cpu, Isa, Plan, Precision, probe};
 use model::{ModelConfig, Rope, Slot, TokenId, Weights};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -40,7 +40,8 @@ fn main() {
     let tokens = batch * seq;
     let plan = Plan::new(tokens).with_threads(threads).with_recompute(option("--recompute", 0) != 0);
     let precision = if option("--bf16", 0) != 0 { Precision::Bf16 } else { Precision::F32 };
-    let plan = plan.with_precision(precision);
+    let level = option("--level", Isa::available().len() - 1);
+    let plan = Plan { isa: Isa::available()[level], ..plan.with_precision(precision) };
     let mut cpu = Cpu::new(&config, plan).expect("the model fits");
     let weights = Weights::init(&config, 1);
     for p in weights.params() {

@@ -1,5 +1,8 @@
 //! Which vector instructions run.
 
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::amx;
+
 /// A level of vector instructions that this machine has: only [`Isa::available`] makes one, so
 /// holding it is the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +18,9 @@ pub(crate) enum Level {
     /// AVX-512 F, BW, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// These, AVX-512 BF16, and tiles that multiply bf16; the system lets this process use them.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -27,14 +33,16 @@ impl Isa {
     pub fn available() -> &'static [Isa] {
         #[cfg(target_arch = "x86_64")]
         {
-            const ALL: [Isa; 3] = [Isa(Level::Baseline), Isa(Level::Avx2), Isa(Level::Avx512)];
+            const ALL: [Isa; 4] =
+                [Isa(Level::Baseline), Isa(Level::Avx2), Isa(Level::Avx512), Isa(Level::Amx)];
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
             match (avx2, avx512) {
-                (true, true) => &ALL,
+                (true, true) if is_x86_feature_detected!("avx512bf16") && amx::available() => &ALL,
+                (true, true) => &ALL[..3],
                 (true, false) => &ALL[..2],
                 (false, _) => &ALL[..1],
             }
@@ -51,11 +59,19 @@ impl Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => "amx",
         }
     }
 
     pub(crate) fn level(self) -> Level {
         self.0
+    }
+
+    /// Whether it has AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn avx512(self) -> bool {
+        self.0 >= Level::Avx512
     }
 }
 
@@ -93,7 +109,7 @@ macro_rules! simd {
                 $crate::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::isa::Level::Avx512 | $crate::isa::Level::Amx => unsafe { avx512($($arg),*) },
             }
         }
     };

@@ -33,7 +33,7 @@ pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
     let isa = Isa::detect();
     // Compilers keep so many vectors in registers only when told.
     #[cfg(target_arch = "x86_64")]
-    if isa.level() == crate::isa::Level::Avx512 {
+    if isa.avx512() {
         use crate::gemm::avx512::{FLOPS_PER_SPIN, spin};
         let run = || {
             black_box(spin(isa, black_box(STEPS)));
@@ -57,7 +57,7 @@ pub fn peak_bf16_gflops(threads: usize) -> Result<Option<f64>, CpuError> {
     let run = || {
         black_box(bf16::spin(isa, black_box(STEPS)));
     };
-    peak(threads, STEPS * bf16::FLOPS_PER_SPIN, run).map(Some)
+    peak(threads, bf16::spin(isa, STEPS), run).map(Some)
 }
 
 /// GFLOP/s of a loop on every thread.

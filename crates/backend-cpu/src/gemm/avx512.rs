@@ -16,7 +16,6 @@
 use std::arch::x86_64::*;
 
 use super::{Into, Mat, Target, Task};
-use crate::isa::Level;
 use crate::{Buffer, CpuError, Isa};
 
 /// Rows of a panel of `a`.
@@ -49,7 +48,7 @@ pub(super) const SCRATCH: usize = TASK_COLS * KC;
 
 impl Packs {
     pub(super) fn new(isa: Isa) -> Result<Self, CpuError> {
-        let len = if isa.level() == Level::Avx512 { SHARED * KC } else { 0 };
+        let len = if isa.avx512() { SHARED * KC } else { 0 };
         Ok(Self { isa, shared: Buffer::zeros("packed matrices", len)? })
     }
 
@@ -63,7 +62,7 @@ impl Packs {
         into: Into,
         c: Target,
     ) {
-        assert!(self.isa.level() == Level::Avx512);
+        assert!(self.isa.avx512());
         let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0 };
         let (m, n) = (a.rows, b.cols);
         for (p0, depth) in blocks(a.cols, KC, 1) {
@@ -142,7 +141,7 @@ pub(super) unsafe fn small(
     c: Target,
     scratch: &mut [f32],
 ) {
-    assert!(isa.level() == Level::Avx512);
+    assert!(isa.avx512());
     let (m, n, k) = (a.rows, b.cols, a.cols);
     let (pack_a, pack_b) = scratch.split_at_mut(m.next_multiple_of(MR) * k);
     assert!(pack_b.len() >= n.next_multiple_of(V) * k, "scratch for a small product");
@@ -413,7 +412,7 @@ pub(crate) const FLOPS_PER_SPIN: usize = 2 * V * CHAINS;
 
 /// `steps` rounds of multiply-adds without memory, for the peak.
 pub(crate) fn spin(isa: Isa, steps: usize) -> f32 {
-    assert!(isa.level() == Level::Avx512);
+    assert!(isa.avx512());
     // SAFETY: the instructions are there.
     unsafe { spin_vectors(steps, 1e-3) }
 }

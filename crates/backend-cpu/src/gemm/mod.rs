@@ -11,6 +11,8 @@
 
 mod accelerate;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod bf16;
 mod dots;
@@ -183,7 +185,7 @@ impl Gemm {
             pool.reserve_scratch(bf16::SCRATCH)?;
         }
         #[cfg(target_arch = "x86_64")]
-        if isa.level() == Level::Avx512 {
+        if isa.avx512() {
             pool.reserve_scratch(avx512::SCRATCH)?;
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -253,7 +255,7 @@ impl Gemm {
         }
         match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => self.packs.matmul(run, alpha, a, b, into, c),
+            Level::Avx512 | Level::Amx => self.packs.matmul(run, alpha, a, b, into, c),
             _ => portable::matmul(run, alpha, a, b, into, c),
         }
     }
@@ -261,7 +263,7 @@ impl Gemm {
 
 /// Scratch that [`small`] needs for `a` `[m, k]` and `b` `[k, n]`, in numbers.
 pub(crate) fn small_scratch(m: usize, n: usize, k: usize) -> usize {
-    (m.next_multiple_of(16) + n.next_multiple_of(16)) * k
+    (m.next_multiple_of(16) + n.next_multiple_of(16)) * k.next_multiple_of(32)
 }
 
 /// A small product on this thread: `a` and `b` of at most a few hundred rows and columns.
@@ -294,7 +296,7 @@ pub(crate) fn small(
     match isa.level() {
         // SAFETY: `c` is the whole of a mutable matrix of this shape.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::small(isa, alpha, a, b, into, c, scratch) },
+        Level::Avx512 | Level::Amx => unsafe { avx512::small(isa, alpha, a, b, into, c, scratch) },
         _ => {
             let _ = scratch;
             // SAFETY: as above.

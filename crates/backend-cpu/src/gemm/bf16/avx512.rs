@@ -143,7 +143,7 @@ unsafe fn vectors(a: Mat<'_>, mut store: impl FnMut(usize, usize, __m512i)) {
 /// Pairs `(low[i], high[i])`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn interleave(low: __m512, high: __m512) -> __m512i {
+pub(super) fn interleave(low: __m512, high: __m512) -> __m512i {
     const ORDER: [u16; 32] = {
         let mut order = [0; 32];
         let mut i = 0;
@@ -160,7 +160,7 @@ fn interleave(low: __m512, high: __m512) -> __m512i {
 }
 
 #[inline]
-fn bits(x: __m512bh) -> __m512i {
+pub(super) fn bits(x: __m512bh) -> __m512i {
     // SAFETY: both are 64 bytes of plain numbers.
     unsafe { std::mem::transmute(x) }
 }
@@ -174,7 +174,7 @@ fn pairs_of(x: __m512i) -> __m512bh {
 /// Rows and columns of 16 × 16 pairs exchanged.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn transpose(r: [__m512i; V]) -> [__m512i; V] {
+pub(super) fn transpose(r: [__m512i; V]) -> [__m512i; V] {
     // In each 128-bit lane: pairs of rows, then groups of four rows.
     let mut u = [_mm512_setzero_si512(); V];
     for g in 0..4 {

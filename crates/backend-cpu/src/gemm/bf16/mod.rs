@@ -13,6 +13,8 @@
 //! without them.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod emulated;
 
@@ -54,6 +56,9 @@ fn turned_width(pairs: usize) -> usize {
 /// Who computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unit {
+    /// Tiles, and AVX-512 BF16 for packing: made only where both were detected.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 BF16: made only where it was detected.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -65,8 +70,37 @@ impl Unit {
     fn new(isa: Isa) -> Self {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
+            Level::Amx => Unit::Amx,
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512 if avx512::detected() => Unit::Avx512,
             _ => Unit::Emulated,
+        }
+    }
+
+    /// Rows of a panel of `a`.
+    fn rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Unit::Amx => super::amx::ROWS,
+            _ => MR,
+        }
+    }
+
+    /// Pairs of a row of `a` that is this deep, with those that only fill up.
+    fn pairs(self, depth: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Unit::Amx => depth.div_ceil(2).next_multiple_of(V),
+            _ => depth.div_ceil(2),
+        }
+    }
+
+    /// Fewest panels of `b` of one task.
+    fn task_panels(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Unit::Amx => 2,
+            _ => 1,
         }
     }
 
@@ -74,11 +108,13 @@ impl Unit {
     ///
     /// # Safety
     ///
-    /// `to` is writable for `a.rows` rounded up to [`MR`], times the pairs of `a.cols`.
+    /// `to` is writable for `a.rows` rounded up to [`Unit::rows`], times [`Unit::pairs`] of `a.cols`.
     unsafe fn pack_rows(self, a: Mat<'_>, to: *mut u32) {
         // SAFETY: the caller's promise; this unit is there.
         unsafe {
             match self {
+                #[cfg(target_arch = "x86_64")]
+                Unit::Amx => amx::pack_rows(a, to),
                 #[cfg(target_arch = "x86_64")]
                 Unit::Avx512 => avx512::pack_rows(a, to),
                 Unit::Emulated => emulated::pack_rows(a, to),
@@ -96,7 +132,7 @@ impl Unit {
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Unit::Avx512 => avx512::pack_columns(b, to),
+                Unit::Amx | Unit::Avx512 => avx512::pack_columns(b, to),
                 Unit::Emulated => emulated::pack_columns(b, to),
             }
         }
@@ -114,7 +150,7 @@ impl Unit {
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Unit::Avx512 => avx512::turn(from, stride, pairs, next, to),
+                Unit::Amx | Unit::Avx512 => avx512::turn(from, stride, pairs, next, to),
                 Unit::Emulated => {
                     let _ = next;
                     emulated::turn(from, stride, pairs, to);
@@ -124,7 +160,7 @@ impl Unit {
     }
 
     /// The product of packed operands, `pairs` deep. `a` and `b` come with the numbers from one
-    /// row, or column, of a panel border to the next: `a.1` times [`MR`] from panel to panel.
+    /// row, or column, of a panel border to the next: `a.1` times [`Unit::rows`] from panel to panel.
     ///
     /// # Safety
     ///
@@ -146,6 +182,8 @@ impl Unit {
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
+                Unit::Amx => amx::panels(rows, cols, pairs, a, b, c, alpha, into),
+                #[cfg(target_arch = "x86_64")]
                 Unit::Avx512 => avx512::panels(rows, cols, pairs, a, b, c, alpha, into),
                 Unit::Emulated => emulated::panels(rows, cols, pairs, a, b, c, alpha, into),
             }
@@ -158,19 +196,23 @@ pub fn in_hardware(isa: Isa) -> bool {
     Unit::new(isa) != Unit::Emulated
 }
 
-/// Floating-point operations of one step of [`spin`].
-pub(crate) const FLOPS_PER_SPIN: usize = 4 * V * CHAINS;
-
-/// `steps` rounds of dot products without memory, for the peak; nothing without the instructions.
-pub(crate) fn spin(isa: Isa, steps: usize) -> f32 {
+/// `steps` rounds of products without memory, for the peak: the floating-point operations of all of
+/// them, none without the instructions.
+pub(crate) fn spin(isa: Isa, steps: usize) -> usize {
     match Unit::new(isa) {
-        // SAFETY: this unit is there.
         #[cfg(target_arch = "x86_64")]
-        Unit::Avx512 => unsafe { avx512::dot_products(steps, 0x3F80_3F80) },
-        Unit::Emulated => {
-            let _ = steps;
-            0.0
+        Unit::Amx => {
+            // SAFETY: this unit is there.
+            unsafe { amx::spin(steps) };
+            2 * steps * amx::SPIN
         }
+        #[cfg(target_arch = "x86_64")]
+        Unit::Avx512 => {
+            // SAFETY: this unit is there.
+            std::hint::black_box(unsafe { avx512::dot_products(steps, 0x3F80_3F80) });
+            4 * steps * V * CHAINS
+        }
+        Unit::Emulated => 0,
     }
 }
 
@@ -190,7 +232,8 @@ pub(super) unsafe fn small(
 ) {
     let unit = Unit::new(isa);
     let (rows, cols, pairs) = (a.rows, b.cols, a.cols.div_ceil(2));
-    let room = rows.next_multiple_of(MR) * pairs;
+    let stride = unit.pairs(a.cols);
+    let room = rows.next_multiple_of(unit.rows()) * stride;
     assert!(scratch.len() >= room + cols.next_multiple_of(V) * pairs, "scratch for a small product");
     let pack_a = scratch.as_mut_ptr().cast::<u32>();
     let pack_b = pack_a.wrapping_add(room);
@@ -199,7 +242,7 @@ pub(super) unsafe fn small(
     unsafe {
         unit.pack_rows(a, pack_a);
         unit.pack_columns(b, pack_b);
-        unit.panels(rows, cols, pairs, (pack_a, pairs), (pack_b, pairs), c, alpha, into);
+        unit.panels(rows, cols, pairs, (pack_a, stride), (pack_b, pairs), c, alpha, into);
     }
 }
 
@@ -296,46 +339,59 @@ impl Packs {
     ) {
         let (unit, shared) = (self.unit, Shared(self.shared.as_mut_ptr()));
         let (m, k, n) = (a.rows, a.cols, b.shape().1);
-        for (i0, rows) in blocks(m, SHARED_ROWS, MR) {
-            let most = 2 * SHARED / rows.next_multiple_of(MR);
+        let mr = unit.rows();
+        for (i0, rows) in blocks(m, SHARED_ROWS, mr) {
+            let most = 2 * SHARED / rows.next_multiple_of(mr);
             for (p0, depth) in blocks(k, most / KC * KC, KC) {
                 let into = if p0 == 0 { into } else { Into::Add };
-                let (a, pairs) = (a.part(i0, rows, p0, depth), depth.div_ceil(2));
+                let (a, pairs) = (a.part(i0, rows, p0, depth), unit.pairs(depth));
                 run(rows.div_ceil(PACK_ROWS), &|task, _| {
                     let row = task * PACK_ROWS;
                     let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
                     // SAFETY: tasks write different panels, of SHARED numbers in all.
                     unsafe { unit.pack_rows(part, shared.at(row * pairs)) };
                 });
-                let width = NR * (WORK / (rows * depth * NR)).clamp(1, TASK_PANELS);
+                let width = NR * (WORK / (rows * depth * NR)).clamp(unit.task_panels(), TASK_PANELS);
                 run(n.div_ceil(width), &|task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
                     let first = task * width;
                     let count = width.min(n - first);
-                    for (q0, depth) in blocks(depth, KC, V) {
+                    for (q0, depth) in blocks(depth, KC, 2 * V) {
                         let into = if q0 == 0 { into } else { Into::Add };
                         let deep = depth.div_ceil(2);
-                        let a = (shared.at(q0 / 2 * MR).cast_const(), pairs);
+                        let a = (shared.at(q0 / 2 * mr).cast_const(), pairs);
                         if let Right::Plain(b) = b {
                             // SAFETY: the panels fit the scratch.
                             unsafe { unit.pack_columns(b.part(p0 + q0, depth, first, count), own) };
                         }
-                        for col in (0..count).step_by(NR) {
-                            let cols = NR.min(count - col);
-                            // SAFETY: the panel fits the scratch, which has room for whole vectors;
+                        let mut col = 0;
+                        while col < count {
+                            // Whole panels at once, and then the one that is not.
+                            let whole = ((count - col) / NR).min(unit.task_panels()) * NR;
+                            let cols = if whole == 0 { count - col } else { whole };
+                            // SAFETY: the panels fit the scratch, which has room for whole vectors;
                             // `a` was packed above; this task alone writes these columns of `c`.
                             unsafe {
                                 let b = match b {
-                                    Right::Plain(_) => own.add(col * deep).cast_const(),
-                                    Right::PackedT(w) => w.panel(p0 + q0, first + col, cols),
+                                    Right::Plain(_) => (own.add(col * deep).cast_const(), deep),
+                                    Right::PackedT(w) => {
+                                        (w.panel(p0 + q0, first + col, cols.min(NR)), w.cols.div_ceil(2))
+                                    }
                                     Right::Packed(w) => {
-                                        turned(unit, w, p0 + q0, depth, first + col, cols, own)
+                                        let stride = depth.next_multiple_of(V) / 2;
+                                        for j in (0..cols).step_by(NR) {
+                                            let to = own.add(j * stride);
+                                            let cols = NR.min(cols - j);
+                                            turned(unit, w, p0 + q0, depth, first + col + j, cols, to);
+                                        }
+                                        (own.cast_const(), stride)
                                     }
                                 };
                                 let c = c.at(i0, first + col);
-                                unit.panels(rows, cols, deep, a, (b, 0), c, alpha, into);
+                                unit.panels(rows, cols, deep, a, b, c, alpha, into);
                             }
+                            col += cols;
                         }
                     }
                 });
@@ -367,13 +423,13 @@ impl Packs {
                     // SAFETY: tasks write different panels, of SHARED numbers in all.
                     unsafe { unit.pack_columns(part, shared.at(col * pairs)) };
                 });
-                let height = (WORK / (cols * depth)).next_multiple_of(2 * MR).clamp(2 * MR, TASK_ROWS);
+                let height = (WORK / (cols * depth)).next_multiple_of(4 * MR).clamp(4 * MR, TASK_ROWS);
                 run(m.div_ceil(height), &|task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
                     let row = task * height;
                     let rows = height.min(m - row);
-                    for (q0, depth) in blocks(depth, KC, V) {
+                    for (q0, depth) in blocks(depth, KC, 2 * V) {
                         let into = if q0 == 0 { into } else { Into::Add };
                         let deep = depth.div_ceil(2);
                         // SAFETY: the rows fit the scratch; `b` was packed above; this task alone
@@ -385,7 +441,8 @@ impl Packs {
                                 let skip = q0 / 2 * count.next_multiple_of(V);
                                 let b = (shared.at(col * pairs + skip).cast_const(), 0);
                                 let c = c.at(row, j0 + col);
-                                unit.panels(rows, count, deep, (own.cast_const(), deep), b, c, alpha, into);
+                                let a = (own.cast_const(), unit.pairs(depth));
+                                unit.panels(rows, count, deep, a, b, c, alpha, into);
                             }
                         }
                     }
@@ -403,20 +460,12 @@ impl Packed<'_> {
     }
 }
 
-/// A panel of rows `p0..p0 + depth`, columns `col..col + cols`, from a panel border on.
+/// Turns rows `p0..p0 + depth`, columns `col..col + cols`, into a panel.
 ///
 /// # Safety
 ///
 /// `own` is writable for `depth` rounded up to [`V`], halved, times `cols` rounded up to [`V`].
-unsafe fn turned(
-    unit: Unit,
-    w: Packed<'_>,
-    p0: usize,
-    depth: usize,
-    col: usize,
-    cols: usize,
-    own: *mut u32,
-) -> *const u32 {
+unsafe fn turned(unit: Unit, w: Packed<'_>, p0: usize, depth: usize, col: usize, cols: usize, own: *mut u32) {
     let (deep, pairs) = (w.cols.div_ceil(2), cols.div_ceil(2));
     let width = turned_width(pairs);
     for row in (p0..p0 + depth).step_by(V) {
@@ -431,7 +480,6 @@ unsafe fn turned(
             unit.turn(from, stride, pairs, from.wrapping_add(NR * deep), own.add((row - p0) / 2 * width));
         }
     }
-    own
 }
 
 /// Cuts `total` into pieces `(start, len)` of nearly equal length: at most `most`, multiples of
@@ -576,18 +624,35 @@ mod tests {
 
     #[test]
     fn the_instructions_pack_as_plain_rust_does() {
-        let unit = Unit::new(Isa::detect());
+        for isa in levels() {
+            packs_as_plain_rust_does(Unit::new(isa));
+        }
+    }
+
+    fn packs_as_plain_rust_does(unit: Unit) {
         for (rows, cols) in [(1, 1), (5, 31), (16, 32), (17, 33), (40, 70), (48, 129)] {
             let x = values(rows * cols, 1);
             for a in [Mat::new(&x, rows, cols), Mat::new(&x, cols, rows).t()] {
-                let room = rows.next_multiple_of(V) * cols.div_ceil(2);
+                let room = rows.next_multiple_of(V) * cols.div_ceil(2).next_multiple_of(V);
                 let (mut one, mut two) = (vec![0u32; room], vec![0u32; room]);
-                // SAFETY: there is room for rows rounded up.
+                // SAFETY: there is room for rows and pairs rounded up.
                 unsafe {
                     unit.pack_rows(a, one.as_mut_ptr());
                     emulated::pack_rows(a, two.as_mut_ptr());
                 }
-                assert_eq!(one, two, "rows of {rows} × {cols}");
+                // The same pairs, wherever this unit keeps them.
+                let pairs = unit.pairs(cols);
+                let place = |i: usize, p: usize| match unit.rows() {
+                    MR => i / MR * MR * pairs + p * MR + i % MR,
+                    rows => i / rows * rows * pairs + p / V * V * rows + i % rows * V + p % V,
+                };
+                for i in 0..rows {
+                    for p in 0..cols.div_ceil(2) {
+                        let wanted = two[i / MR * MR * cols.div_ceil(2) + p * MR + i % MR];
+                        assert_eq!(one[place(i, p)], wanted, "{unit:?}: {i}, {p} of {rows} × {cols}");
+                    }
+                }
+                (one, two) = (vec![0; room], vec![0; room]);
                 // SAFETY: as above.
                 unsafe {
                     unit.pack_columns(a.t(), one.as_mut_ptr());
