@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use backend::{AdamW, Rule, Rules, Tokens, Train, Update};
-use backend_cpu::{Cpu, Isa, Plan, Precision, probe};
+use backend_cpu::{Cpu, Isa, MomentFormat, Plan, Precision, probe};
 use model::{ModelConfig, Rope, Slot, TokenId, Weights};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -40,6 +40,13 @@ fn main() {
     let tokens = batch * seq;
     let plan = Plan::new(tokens).with_threads(threads).with_recompute(option("--recompute", 0) != 0);
     let precision = if option("--bf16", 0) != 0 { Precision::Bf16 } else { Precision::F32 };
+    let plan = plan.with_update_in_backward(option("--in-backward", 0) != 0).with_moments(
+        match option("--state-bytes", 8) {
+            2 => MomentFormat::Q8,
+            4 => MomentFormat::Bf16,
+            _ => MomentFormat::F32,
+        },
+    );
     let level = option("--level", Isa::available().len() - 1);
     let plan = Plan { isa: Isa::available()[level], ..plan.with_precision(precision) };
     let mut cpu = Cpu::new(&config, plan).expect("the model fits");
@@ -65,6 +72,8 @@ fn main() {
             times.push(at.elapsed());
             at = Instant::now();
         };
+        let update = Update { step: step + 1, grad_scale: 1.0, clip: Some(1.0), rules: rules.clone() };
+        cpu.announce(&update, 0.0).expect("update begins");
         let mut x = cpu.embed(Tokens { ids: &ids, seq }).expect("embed runs");
         for layer in 0..config.layers {
             x = cpu.attention(layer, x).expect("attention runs");
@@ -80,7 +89,6 @@ fn main() {
         lap();
         cpu.embed_backward(dx).expect("embed runs back");
         lap();
-        let update = Update { step: step + 1, grad_scale: 1.0, clip: Some(1.0), rules: rules.clone() };
         cpu.update(&update).expect("update runs");
         lap();
         // The first step touches memory for the first time.

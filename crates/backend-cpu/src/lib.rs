@@ -8,6 +8,7 @@
 
 mod exec;
 mod gemm;
+mod head;
 mod host;
 mod infer;
 mod isa;

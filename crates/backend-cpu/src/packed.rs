@@ -1,4 +1,9 @@
 //! The weight matrices in the layout of bf16 products, made again after every change of weights.
+//!
+//! Either every matrix has a copy of its own, or all layers share the memory of one, in which the
+//! layer that is at work packs its matrices anew.
+
+use std::ops::Range;
 
 use model::{ParamId, Role};
 
@@ -29,6 +34,8 @@ impl<'a> Weight<'a> {
 /// Packed copies: 2 bytes per weight of a matrix.
 pub struct PackedWeights {
     isa: Isa,
+    /// Whether layers share memory.
+    shared: bool,
     data: Buffer<u32>,
     matrices: Vec<Matrix>,
 }
@@ -36,6 +43,7 @@ pub struct PackedWeights {
 /// Parameters that are one matrix to a product.
 struct Matrix {
     first: ParamId,
+    layer: Option<usize>,
     /// Where the weights start, and where the packed ones do.
     from: usize,
     to: usize,
@@ -67,11 +75,12 @@ impl<'a> Panels<'a> {
 }
 
 impl PackedWeights {
-    /// Room for the matrices of a model.
-    pub fn new(isa: Isa, layout: &Layout) -> Result<Self, CpuError> {
+    /// Room for the matrices of a model, where all layers may share that of one.
+    pub fn new(isa: Isa, layout: &Layout, shared: bool) -> Result<Self, CpuError> {
         let table = layout.table();
         let tied = table.find(Role::Head, None).is_none();
         let (mut matrices, mut len) = (Vec::new(), 0);
+        let mut first_layer = None;
         for p in table {
             let last = match p.role {
                 Role::Q => Role::V,
@@ -82,10 +91,15 @@ impl PackedWeights {
             };
             let (place, cols) = (layout.place(p.role, last, p.layer), p.shape[1]);
             let rows = place.len() / cols;
-            matrices.push(Matrix { first: p.id, from: place.start, to: len, rows, cols, fresh: false });
+            if p.role == Role::Q {
+                // Layers are alike, so each fills what the first one did.
+                len = if shared { *first_layer.get_or_insert(len) } else { len };
+            }
+            let (from, to, layer) = (place.start, len, p.layer);
+            matrices.push(Matrix { first: p.id, layer, from, to, rows, cols, fresh: false });
             len += packed_len(rows, cols);
         }
-        Ok(Self { isa, data: Buffer::zeros("packed weights", len)?, matrices })
+        Ok(Self { isa, shared, data: Buffer::zeros("packed weights", len)?, matrices })
     }
 
     /// The matrix that starts with this parameter.
@@ -98,7 +112,8 @@ impl PackedWeights {
     /// Weights of the matrix that starts at `from`, when an update can pack it panel by panel.
     pub fn len_at(&self, from: usize) -> Option<usize> {
         // Parts of moments are whole blocks.
-        let fits = |m: &&Matrix| m.from == from && (NR * m.cols).is_multiple_of(BLOCK);
+        let own = |m: &Matrix| !self.shared || m.layer.is_none();
+        let fits = |m: &&Matrix| m.from == from && own(m) && (NR * m.cols).is_multiple_of(BLOCK);
         self.matrices.iter().find(fits).map(|m| m.rows * m.cols)
     }
 
@@ -111,14 +126,20 @@ impl PackedWeights {
         Some(Panels { isa: self.isa, cols: m.cols, panels: RowsMut::new(data, NR * m.cols.div_ceil(2)) })
     }
 
-    /// Says that weights changed.
-    pub fn weights_changed(&mut self) {
-        self.matrices.iter_mut().for_each(|m| m.fresh = false);
+    /// Says that the weights of a place changed.
+    pub fn weights_changed(&mut self, place: Range<usize>) {
+        for m in self.matrices.iter_mut().filter(|m| place.contains(&m.from)) {
+            m.fresh = false;
+        }
     }
 
-    /// Packs what is not packed.
-    pub fn refresh(&mut self, pool: &Pool, weights: &[f32]) {
-        for m in &mut self.matrices {
+    /// Packs what is not packed of a layer, or of what is outside of all layers.
+    pub fn refresh(&mut self, pool: &Pool, weights: &[f32], layer: Option<usize>) {
+        let evicted = self.shared && layer.is_some();
+        for m in self.matrices.iter_mut().filter(|m| evicted && m.layer.is_some() && m.layer != layer) {
+            m.fresh = false;
+        }
+        for m in self.matrices.iter_mut().filter(|m| m.layer == layer) {
             if std::mem::replace(&mut m.fresh, true) {
                 continue;
             }

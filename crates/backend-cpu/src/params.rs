@@ -2,7 +2,8 @@
 //!
 //! Parameters lie in the order of [`model::Params`]. Those that are multiplied in one product
 //! (query, key and value; gate and up; the three biases) touch each other; every other one starts at
-//! a cache line, and a block of moments.
+//! a cache line, and a block of moments. Gradients lie likewise, but for a plan that updates in the
+//! backward pass: then all layers use the memory of one.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -54,6 +55,41 @@ impl Layout {
         start..start + self.table.get(id).len()
     }
 
+    /// Places of all parameters when those of all layers start where those of the first layer do, and
+    /// numbers in all.
+    fn one_layer(&self) -> (Vec<usize>, usize) {
+        let starts_of = |layer| self.table.iter().position(|p| p.layer == Some(layer));
+        let Some(first) = starts_of(0) else { return (self.starts.clone(), self.len) };
+        let per_layer = self.table.iter().filter(|p| p.layer == Some(0)).count();
+        let behind = self.table.iter().rposition(|p| p.layer.is_some()).map_or(first, |last| last + 1);
+        let start = |index: usize| self.starts.get(index).copied().unwrap_or(self.len);
+        let saved = start(behind) - start(first + per_layer);
+        let place = |(index, &at): (usize, &usize)| match index {
+            _ if index >= behind => at - saved,
+            _ if index >= first => self.starts[first + (index - first) % per_layer],
+            _ => at,
+        };
+        (self.starts.iter().enumerate().map(place).collect(), self.len - saved)
+    }
+
+    /// The parameters of a layer, or those before and behind all layers.
+    pub fn of_layer(&self, layer: Option<usize>) -> Vec<Range<ParamIndex>> {
+        let alike = |p: &&model::Param| p.layer == layer;
+        let mut spans: Vec<Range<ParamIndex>> = Vec::new();
+        for index in self.table.iter().filter(alike).map(|p| p.id.index()) {
+            match spans.last_mut() {
+                Some(span) if span.end == index => span.end += 1,
+                _ => spans.push(index..index + 1),
+            }
+        }
+        spans
+    }
+
+    /// The place of neighbouring parameters, with the gaps between them.
+    pub fn around(&self, params: Range<ParamIndex>) -> Range<usize> {
+        self.starts[params.start]..self.starts.get(params.end).copied().unwrap_or(self.len)
+    }
+
     /// The parameters from role `first` to role `last` of a layer.
     fn span(&self, first: Role, last: Role, layer: Option<usize>) -> Range<ParamIndex> {
         let find = |role| self.table.find(role, layer).expect("the model has this parameter").index();
@@ -69,7 +105,8 @@ impl Layout {
     }
 }
 
-type ParamIndex = usize;
+/// Its row in the table.
+pub type ParamIndex = usize;
 
 /// What an update moves.
 pub struct Tensors<'a> {
@@ -92,6 +129,8 @@ pub struct Storage {
     /// First and second moments.
     pub moments: Moments,
     gradients: Buffer,
+    /// Where the gradient of each parameter starts.
+    gradient_starts: Vec<usize>,
     /// Which gradients count as zero whatever memory holds: clearing them costs nothing, and the
     /// first product of the next step overwrites instead of adding.
     clear: Vec<bool>,
@@ -105,12 +144,17 @@ impl Storage {
         let layout = Layout::new(config);
         let len = layout.len();
         let packed = plan.precision == Precision::Bf16;
+        let (gradient_starts, gradients) = match plan.update_in_backward {
+            true => layout.one_layer(),
+            false => (layout.starts.clone(), len),
+        };
         Ok(Self {
             weights: Buffer::zeros("weights", len)?,
-            gradients: Buffer::zeros("gradients", len)?,
+            gradients: Buffer::zeros("gradients", gradients)?,
+            gradient_starts,
             moments: Moments::new(plan.moments, len)?,
-            clear: vec![false; layout.table.len()],
-            packed: packed.then(|| PackedWeights::new(plan.isa, &layout)).transpose()?,
+            clear: vec![true; layout.table.len()],
+            packed: packed.then(|| PackedWeights::new(plan.isa, &layout, plan.recompute)).transpose()?,
             isa: plan.isa,
             layout,
         })
@@ -130,32 +174,34 @@ impl Storage {
         Weight { plain, packed: self.packed.as_ref().map(|packed| packed.get(id())) }
     }
 
-    /// Makes the packed copies those of the weights.
-    pub fn pack(&mut self, pool: &Pool) {
+    /// Makes the packed copies those of the weights, for a layer or for what is outside of all layers.
+    pub fn pack(&mut self, pool: &Pool, layer: Option<usize>) {
         if let Some(packed) = &mut self.packed {
-            packed.refresh(pool, &self.weights);
+            packed.refresh(pool, &self.weights, layer);
         }
     }
 
-    /// Says that weights changed.
-    pub fn weights_changed(&mut self) {
+    /// Says that the weights of a place changed.
+    pub fn weights_changed(&mut self, place: Range<usize>) {
         if let Some(packed) = &mut self.packed {
-            packed.weights_changed();
+            packed.weights_changed(place);
         }
     }
 
     /// Bytes of all tensors and copies.
     pub fn bytes(&self) -> usize {
-        2 * self.weights.bytes() + self.moments.bytes() + self.packed.as_ref().map_or(0, PackedWeights::bytes)
+        let packed = self.packed.as_ref().map_or(0, PackedWeights::bytes);
+        self.weights.bytes() + self.gradients.bytes() + self.moments.bytes() + packed
     }
 
     /// The gradients from role `first` to role `last`, and how to add to them.
     pub fn gradient(&mut self, first: Role, last: Role, layer: Option<usize>) -> (&mut [f32], Into) {
         let span = self.layout.span(first, last, layer);
-        let place = self.layout.place(first, last, layer);
+        let start = self.gradient_starts[span.start];
+        let place = start..start + self.layout.place(first, last, layer).len();
         if self.clear[span.clone()].iter().all(|&c| c) {
             self.clear[span].fill(false);
-            return (&mut self.gradients[place], Into::Set);
+            return (&mut self.gradients[place], Into::Stream);
         }
         for index in span {
             self.zero(index);
@@ -166,16 +212,17 @@ impl Storage {
     /// The gradients from role `first` to role `last`, to add to.
     pub fn gradient_sum(&mut self, first: Role, last: Role, layer: Option<usize>) -> &mut [f32] {
         let (gradient, into) = self.gradient(first, last, layer);
-        if into == Into::Set {
+        if into != Into::Add {
             gradient.fill(0.0);
         }
         gradient
     }
 
-    /// What an update of a place moves. [`Storage::settle`] comes before.
-    pub fn tensors(&mut self, place: Range<usize>) -> Tensors<'_> {
+    /// What an update of a place from parameter `first` on moves. [`Storage::settle`] comes before.
+    pub fn tensors(&mut self, first: ParamIndex, place: Range<usize>) -> Tensors<'_> {
+        let start = self.gradient_starts[first];
         Tensors {
-            gradients: &self.gradients[place.clone()],
+            gradients: &self.gradients[start..start + place.len()],
             packed: self.packed.as_mut(),
             weights: &mut self.weights[place],
             moments: &mut self.moments,
@@ -187,23 +234,29 @@ impl Storage {
         self.packed.as_ref()?.len_at(start)
     }
 
-    /// Writes the zeros of gradients that count as zero, and gives all gradients.
-    pub fn settle(&mut self) -> &[f32] {
-        (0..self.clear.len()).for_each(|index| self.zero(index));
-        &self.gradients
+    /// Writes the zeros of gradients that count as zero, and gives the gradients of neighbouring
+    /// parameters.
+    pub fn settle(&mut self, params: Range<ParamIndex>) -> &[f32] {
+        params.clone().for_each(|index| self.zero(index));
+        let start = self.gradient_starts[params.start];
+        &self.gradients[start..start + self.layout.around(params).len()]
     }
 
-    /// Clears all gradients.
-    pub fn clear_gradients(&mut self) {
-        self.clear.fill(true);
+    /// Clears the gradients of these parameters.
+    pub fn clear_gradients(&mut self, params: Range<ParamIndex>) {
+        self.clear[params].fill(true);
     }
 
     fn zero(&mut self, index: ParamIndex) {
         if std::mem::take(&mut self.clear[index]) {
-            let start = self.layout.starts[index];
-            let end = self.layout.starts.get(index + 1).copied().unwrap_or(self.layout.len);
-            self.gradients[start..end].fill(0.0);
+            let (start, len) = (self.gradient_starts[index], self.layout.around(index..index + 1).len());
+            self.gradients[start..start + len].fill(0.0);
         }
+    }
+
+    fn gradient_place(&self, id: ParamId) -> Range<usize> {
+        let start = self.gradient_starts[id.index()];
+        start..start + self.layout.table.get(id).len()
     }
 
     /// One tensor.
@@ -213,7 +266,7 @@ impl Storage {
             Slot::Weight => self.weights[place].into(),
             Slot::Gradient => {
                 self.zero(id.index());
-                self.gradients[place].into()
+                self.gradients[self.gradient_place(id)].into()
             }
             Slot::Moment1 | Slot::Moment2 => self.moments.read(place, slot),
         }
@@ -225,11 +278,12 @@ impl Storage {
         check_len(&self.layout.table, id, values)?;
         match slot {
             Slot::Weight => {
-                self.weights_changed();
+                self.weights_changed(self.layout.around(0..self.clear.len()));
                 self.weights[place].copy_from_slice(values);
             }
             Slot::Gradient => {
                 self.clear[id.index()] = false;
+                let place = self.gradient_place(id);
                 self.gradients[place].copy_from_slice(values);
             }
             Slot::Moment1 | Slot::Moment2 => {

@@ -10,8 +10,14 @@ pub struct Plan {
     /// Threads that compute, the calling one among them; at least 1. No result depends on it.
     pub threads: usize,
     /// Whether the backward pass computes the inside of each block again, instead of keeping it
-    /// from the forward pass: about a third more work for a fraction of the activation memory.
+    /// from the forward pass: about a third more work for a fraction of the activation memory. In
+    /// bf16, weights are then packed again for every block too, where a copy of all of them is 2 bytes
+    /// per weight.
     pub recompute: bool,
+    /// Whether the backward pass moves the weights of a layer as soon as it has left it, so that the
+    /// gradients of one layer are there at a time. Wants [`backend::Train::announce`] before every
+    /// micro-batch.
+    pub update_in_backward: bool,
     /// Vector instructions.
     pub isa: Isa,
     /// Of the matrix products of training.
@@ -54,6 +60,7 @@ impl Plan {
             max_tokens,
             threads,
             recompute: false,
+            update_in_backward: false,
             isa: Isa::detect(),
             precision: Precision::F32,
             moments: MomentFormat::F32,
@@ -68,6 +75,11 @@ impl Plan {
     /// The same with or without recomputation.
     pub fn with_recompute(self, recompute: bool) -> Self {
         Self { recompute, ..self }
+    }
+
+    /// The same with updates in the backward pass or after it.
+    pub fn with_update_in_backward(self, update_in_backward: bool) -> Self {
+        Self { update_in_backward, ..self }
     }
 
     /// The same in another precision.

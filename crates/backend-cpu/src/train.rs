@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 
-use backend::{Error, Result, Rule, Tokens, Train, Update};
+use backend::{Error, Result, Tokens, Train, Update};
 use model::{ModelConfig, ParamId, Role, Slot, TokenId};
 
+use crate::head::head_tokens;
 use crate::kernels::attention::{self, Heads};
-use crate::kernels::{cross_entropy, embedding, muon, rms_norm, rope, swiglu, vector};
+use crate::kernels::{embedding, muon, rms_norm, rope, swiglu};
 use crate::memory::CpuResult;
 use crate::params::Storage;
-use crate::update::{self, CHUNK};
+use crate::update::{CHUNK, Moving};
 use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Right, Rows, RowsMut};
 
 /// An activation, `[tokens, dim]`.
@@ -19,7 +20,7 @@ pub struct Act(pub(crate) Buffer);
 /// A model that trains on the CPU.
 pub struct Cpu {
     pub(crate) config: ModelConfig,
-    plan: Plan,
+    pub(crate) plan: Plan,
     pub(crate) exec: Exec,
     pub(crate) storage: Storage,
     rope: rope::Table,
@@ -30,7 +31,8 @@ pub struct Cpu {
     /// What each layer computed inside; one for all when recomputing.
     pub(crate) layers: Vec<Inside>,
     pub(crate) scratch: Scratch,
-    muon: muon::Scratch,
+    pub(crate) muon: muon::Scratch,
+    pub(crate) moving: Moving,
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) seq: usize,
 }
@@ -65,7 +67,7 @@ impl Inside {
 /// Memory that no block keeps.
 pub(crate) struct Scratch {
     /// Normalised inputs, `[tokens, dim]`.
-    norm: Buffer,
+    pub(crate) norm: Buffer,
     /// Their gradients.
     pub(crate) dnorm: Buffer,
     /// `[tokens, max(q_dim, hidden)]`.
@@ -75,20 +77,17 @@ pub(crate) struct Scratch {
     /// `[tokens, heads]`.
     delta: Buffer,
     /// Logits of some tokens.
-    logits: Buffer,
+    pub(crate) logits: Buffer,
     /// Loss of each token.
-    losses: Vec<f32>,
+    pub(crate) losses: Vec<f32>,
     /// Partial sums of the gradients of gains and biases, one row per [`ROWS`] tokens.
     partial: Buffer,
     /// Partial sums of the squared gradient.
-    squares: Vec<f64>,
+    pub(crate) squares: Vec<f64>,
 }
 
 /// Tokens of one task; sums over tokens are cut here.
 const ROWS: usize = 32;
-/// Most tokens, and most logits, of one pass through the head: 32 MiB.
-const HEAD_TOKENS: usize = 256;
-const HEAD_LOGITS: usize = 8 << 20;
 
 impl Cpu {
     /// A model of zeros; write its weights. All memory is taken here, but for that of Muon, which
@@ -141,6 +140,7 @@ impl Cpu {
             layers,
             scratch,
             muon: muon::Scratch::default(),
+            moving: Moving::default(),
             tokens: Vec::new(),
             seq: 1,
         })
@@ -320,63 +320,6 @@ impl Cpu {
             }
         }
     }
-
-    /// The loss of the last activation; with its gradient when `dx` is there.
-    fn head(&mut self, x: &Act, targets: &[TokenId], mut dx: Option<&mut Act>) -> Result<f32> {
-        let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
-        let count = self.count_targets(targets)?;
-        let (dim, vocab) = (c.dim, c.vocab);
-        let factor = 1.0 / count.max(1) as f32;
-        let norm = &mut self.scratch.norm[..tokens * dim];
-        normalise(
-            &self.exec,
-            x,
-            self.storage.weight(Role::FinalNorm, Role::FinalNorm, None),
-            c.norm_eps,
-            norm,
-        );
-        let head = if c.tied { Role::Embed } else { Role::Head };
-        let step = head_tokens(c);
-        self.scratch.losses.resize(tokens, 0.0);
-        for start in (0..tokens).step_by(step) {
-            let rows = step.min(tokens - start);
-            let norm = Mat::new(&norm[start * dim..], rows, dim);
-            let logits = &mut self.scratch.logits[..rows * vocab];
-            let w = self.storage.matrix(head, head, None, dim);
-            self.exec.product(1.0, norm, w.t(), Into::Set, MatMut::new(logits, rows, vocab));
-            let backward = dx.is_some();
-            let parts = (
-                Rows::new(&targets[start..start + rows], 1),
-                RowsMut::new(logits, vocab),
-                RowsMut::new(&mut self.scratch.losses[start..start + rows], 1),
-            );
-            self.exec.pool.each(parts, |_, (target, z, loss)| {
-                let target = target[0];
-                loss[0] = match (target == TokenId::IGNORE, backward) {
-                    (true, false) => 0.0,
-                    (true, true) => {
-                        z.fill(0.0);
-                        0.0
-                    }
-                    (false, false) => cross_entropy::loss(isa, z, target.0 as usize),
-                    (false, true) => cross_entropy::loss_backward(isa, z, target.0 as usize, factor),
-                };
-            });
-            if backward {
-                let dz = Mat::new(logits, rows, vocab);
-                let dnorm = &mut self.scratch.dnorm[start * dim..(start + rows) * dim];
-                self.exec.product(1.0, dz, w.right(), Into::Set, MatMut::new(dnorm, rows, dim));
-                let (dw, into) = self.storage.gradient(head, head, None);
-                self.exec.product(1.0, dz.t(), Right::Plain(norm), into, MatMut::new(dw, vocab, dim));
-            }
-        }
-        if let Some(dx) = &mut dx {
-            dx.0[..tokens * dim].fill(0.0);
-            self.norm_backward(Role::FinalNorm, None, x, dx);
-        }
-        let sum: f64 = self.scratch.losses.iter().map(|&l| f64::from(l)).sum();
-        Ok((sum / count.max(1) as f64) as f32)
-    }
 }
 
 impl Train for Cpu {
@@ -403,7 +346,7 @@ impl Train for Cpu {
         self.tokens.clear();
         self.tokens.extend_from_slice(tokens.ids);
         self.seq = tokens.seq;
-        self.storage.pack(&self.exec.pool);
+        self.storage.pack(&self.exec.pool, None);
         let mut x = self.take()?;
         let dim = self.config.dim;
         let w = self.storage.weight(Role::Embed, Role::Embed, None);
@@ -413,6 +356,7 @@ impl Train for Cpu {
 
     fn attention(&mut self, layer: usize, x: Act) -> Result<Act> {
         let mut y = self.take()?;
+        self.storage.pack(&self.exec.pool, Some(layer));
         self.attention_inside(layer, &x);
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let o = Mat::new(&self.layers[slot].o, tokens, c.q_dim());
@@ -425,6 +369,7 @@ impl Train for Cpu {
 
     fn ffn(&mut self, layer: usize, x: Act) -> Result<Act> {
         let mut y = self.take()?;
+        self.storage.pack(&self.exec.pool, Some(layer));
         self.ffn_inside(layer, &x);
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let (isa, hidden) = (self.exec.isa, c.hidden);
@@ -452,11 +397,14 @@ impl Train for Cpu {
         let mut dx = self.take()?;
         let loss = self.head(&x, targets, Some(&mut dx));
         self.free.push(x);
-        Ok((loss?, dx))
+        let loss = loss?;
+        self.moving.sound &= loss.is_finite();
+        Ok((loss, dx))
     }
 
     fn ffn_backward(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
         let x = self.kept(layer, 1)?;
+        self.storage.pack(&self.exec.pool, Some(layer));
         let (slot, l) = (self.inside(layer), Some(layer));
         if self.plan.recompute {
             self.ffn_inside(layer, &x);
@@ -495,6 +443,7 @@ impl Train for Cpu {
 
     fn attention_backward(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
         let x = self.kept(layer, 0)?;
+        self.storage.pack(&self.exec.pool, Some(layer));
         let (slot, l) = (self.inside(layer), Some(layer));
         if self.plan.recompute {
             self.attention_inside(layer, &x);
@@ -536,6 +485,7 @@ impl Train for Cpu {
         self.exec.product(1.0, d, w.right(), Into::Set, dnorm);
         self.norm_backward(Role::AttnNorm, l, &x, &mut dy);
         self.free.push(x);
+        self.move_layer(l)?;
         Ok(dy)
     }
 
@@ -543,28 +493,15 @@ impl Train for Cpu {
         let dw = self.storage.gradient_sum(Role::Embed, Role::Embed, None);
         embedding::backward(&self.tokens, &dx.0, self.config.dim, dw);
         self.free.push(dx);
-        Ok(())
+        self.move_layer(None)
+    }
+
+    fn announce(&mut self, update: &Update, norm: f32) -> Result<()> {
+        self.begin_update(update, norm)
     }
 
     fn update(&mut self, update: &Update) -> Result<f32> {
-        let isa = self.exec.isa;
-        for p in self.storage.layout.table() {
-            if let Rule::Muon(_) = update.rules.of(p.group) {
-                self.muon.reserve(p.shape[0], p.len() / p.shape[0])?;
-            }
-        }
-        let gradients = self.storage.settle();
-        let squares = &mut self.scratch.squares;
-        self.exec.pool.each((Rows::new(gradients, CHUNK), RowsMut::new(squares, 1)), |_, (g, sum)| {
-            sum[0] = vector::sum_of_squares(isa, g);
-        });
-        let norm = (squares.iter().sum::<f64>().sqrt() * f64::from(update.grad_scale)) as f32;
-        if norm.is_finite() {
-            self.storage.weights_changed();
-            update::apply(&mut self.exec, &mut self.storage, &mut self.muon, update, update.factor(norm));
-        }
-        self.storage.clear_gradients();
-        Ok(norm)
+        if self.plan.update_in_backward { self.end_update(update) } else { self.update_all(update) }
     }
 
     fn download(&mut self, x: &Act) -> Result<Vec<f32>> {
@@ -572,12 +509,7 @@ impl Train for Cpu {
     }
 }
 
-/// Tokens of one pass through the head.
-fn head_tokens(c: &ModelConfig) -> usize {
-    (HEAD_LOGITS / c.vocab).clamp(1, HEAD_TOKENS)
-}
-
-fn normalise(exec: &Exec, x: &Act, gain: &[f32], eps: f32, norm: &mut [f32]) {
+pub(crate) fn normalise(exec: &Exec, x: &Act, gain: &[f32], eps: f32, norm: &mut [f32]) {
     let (isa, len) = (exec.isa, ROWS * gain.len());
     exec.pool.each((Rows::new(&x.0[..norm.len()], len), RowsMut::new(norm, len)), |_, (x, norm)| {
         rms_norm::forward(isa, x, gain, eps, norm);

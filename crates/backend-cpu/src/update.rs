@@ -1,34 +1,150 @@
-//! The update of all parameters.
+//! The update of parameters: of all of them after the way back, or layer by layer within it.
+//!
+//! Within it the norm of the whole gradient is not known yet. Clipping then takes the larger of two
+//! norms: that of the update before, and that of what this way back has shown so far, which is never
+//! above the one looked for. Sources of updates within the way back: Lv et al. 2023, arXiv:2306.09782;
+//! PyTorch's tutorial on fusing the optimizer step into the backward pass.
 
 use std::ops::Range;
 
-use backend::{AdamW, Rule, Update};
+use backend::{AdamW, Error, Result, Rule, Update};
 use model::Slot;
 
-use crate::kernels::{adamw, muon};
+use crate::kernels::{adamw, muon, vector};
 use crate::moments::{BLOCK, Chance, Moments};
 use crate::packed::Panels;
-use crate::params::{Storage, Tensors};
+use crate::params::{ParamIndex, Storage, Tensors};
 use crate::pool::Maybe;
-use crate::{Exec, Rows, RowsMut};
+use crate::{Cpu, Exec, Rows, RowsMut};
 
 /// Parameters of one task.
 pub(crate) const CHUNK: usize = 1 << 14;
 
-/// Moves all parameters, with gradients times `factor`: neighbours of the same AdamW in one go,
+/// Where an update within the way back is.
+pub(crate) struct Moving {
+    /// The one that was announced.
+    update: Option<Update>,
+    /// Sum of the squared gradients so far.
+    squares: f64,
+    /// Whether all of this way back was finite; weights stay where they are from then on.
+    pub(crate) sound: bool,
+    /// The norm of the update before.
+    norm: f32,
+}
+
+impl Default for Moving {
+    fn default() -> Self {
+        Self { update: None, squares: 0.0, sound: true, norm: 0.0 }
+    }
+}
+
+impl Cpu {
+    /// The update after the way back.
+    pub(crate) fn update_all(&mut self, update: &Update) -> Result<f32> {
+        self.reserve_muon(update)?;
+        let all = 0..self.storage.layout.table().len();
+        let norm = (self.squares(all.clone()).sqrt() * f64::from(update.grad_scale)) as f32;
+        if norm.is_finite() {
+            self.move_weights(update, norm, all.clone());
+        }
+        self.storage.clear_gradients(all);
+        Ok(norm)
+    }
+
+    /// Prepares the update within the next way back.
+    pub(crate) fn begin_update(&mut self, update: &Update, norm: f32) -> Result<()> {
+        if self.plan.update_in_backward {
+            self.reserve_muon(update)?;
+            let update = Some(update.clone());
+            self.moving = Moving { update, squares: 0.0, sound: true, norm };
+        }
+        Ok(())
+    }
+
+    /// Moves the weights of a layer that the way back has left, or those outside of all layers.
+    pub(crate) fn move_layer(&mut self, layer: Option<usize>) -> Result<()> {
+        if !self.plan.update_in_backward {
+            return Ok(());
+        }
+        let Some(update) = self.moving.update.clone() else {
+            return Err(not_announced("the way back began without `announce`"));
+        };
+        let spans = self.storage.layout.of_layer(layer);
+        for span in &spans {
+            self.moving.squares += self.squares(span.clone());
+        }
+        let so_far = (self.moving.squares.sqrt() * f64::from(update.grad_scale)) as f32;
+        self.moving.sound &= so_far.is_finite();
+        for span in spans {
+            if self.moving.sound {
+                self.move_weights(&update, so_far.max(self.moving.norm), span.clone());
+            }
+            self.storage.clear_gradients(span);
+        }
+        Ok(())
+    }
+
+    /// Ends the update that [`Cpu::begin_update`] began: its norm, which is not finite when it stopped.
+    pub(crate) fn end_update(&mut self, update: &Update) -> Result<f32> {
+        if self.moving.update.take().as_ref() != Some(update) {
+            return Err(not_announced("`update` is not the one that was announced"));
+        }
+        if !self.moving.sound {
+            return Ok(f32::NAN);
+        }
+        Ok((self.moving.squares.sqrt() * f64::from(update.grad_scale)) as f32)
+    }
+
+    fn reserve_muon(&mut self, update: &Update) -> Result<()> {
+        for p in self.storage.layout.table() {
+            if let Rule::Muon(_) = update.rules.of(p.group) {
+                self.muon.reserve(p.shape[0], p.len() / p.shape[0])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum of the squared gradients of neighbouring parameters.
+    fn squares(&mut self, span: Range<ParamIndex>) -> f64 {
+        let isa = self.exec.isa;
+        let gradients = self.storage.settle(span);
+        let squares = &mut self.scratch.squares[..gradients.len().div_ceil(CHUNK)];
+        self.exec.pool.each((Rows::new(gradients, CHUNK), RowsMut::new(squares, 1)), |_, (g, sum)| {
+            sum[0] = vector::sum_of_squares(isa, g);
+        });
+        squares.iter().sum()
+    }
+
+    fn move_weights(&mut self, update: &Update, norm: f32, span: Range<ParamIndex>) {
+        apply(&mut self.exec, &mut self.storage, &mut self.muon, update, update.factor(norm), span);
+    }
+}
+
+fn not_announced(what: &str) -> Error {
+    let message = format!(
+        "{what}; a backend that updates in the backward pass takes one micro-batch per update, and is told of \
+         the update before it"
+    );
+    Error::Device { device: "cpu", source: message.into() }
+}
+
+/// Moves neighbouring parameters, with gradients times `factor`: neighbours of the same AdamW in one go,
 /// matrices of Muon and packed matrices one by one.
-pub fn apply(
+fn apply(
     exec: &mut Exec,
     storage: &mut Storage,
     scratch: &mut muon::Scratch,
     update: &Update,
     factor: f32,
+    span: Range<ParamIndex>,
 ) {
+    storage.weights_changed(storage.layout.around(span.clone()));
     let chance = Chance::new(update.step);
     let params: Vec<_> = storage
         .layout
         .table()
         .iter()
+        .filter(|p| span.contains(&p.id.index()))
         .map(|p| (storage.layout.range(p.id), p.shape[0], update.rules.of(p.group)))
         .collect();
     let mut first = 0;
@@ -49,10 +165,19 @@ pub fn apply(
                     place.end = range.end;
                     next += 1;
                 }
-                move_by_adamw(exec, storage, &adamw, update.step, factor, chance, place);
+                move_by_adamw(
+                    exec,
+                    storage,
+                    &adamw,
+                    update.step,
+                    factor,
+                    chance,
+                    (span.start + first, place),
+                );
             }
             Rule::Muon(rule) => {
-                let Tensors { gradients, weights, moments, .. } = storage.tensors(place.clone());
+                let Tensors { gradients, weights, moments, .. } =
+                    storage.tensors(span.start + first, place.clone());
                 if let Moments::F32([m, _]) = moments {
                     muon::update(exec, &rule, factor, rows, gradients, weights, &mut m[place], scratch);
                 } else {
@@ -74,10 +199,10 @@ fn move_by_adamw(
     step: u64,
     factor: f32,
     chance: Chance,
-    place: Range<usize>,
+    (first, place): (ParamIndex, Range<usize>),
 ) {
     let (isa, f) = (exec.isa, adamw::Factors::new(rule, step, factor));
-    let Tensors { gradients, weights, packed, moments } = storage.tensors(place.clone());
+    let Tensors { gradients, weights, packed, moments } = storage.tensors(first, place.clone());
     let panels = packed.and_then(|packed| packed.panels(place.start));
     let chunk = panels.as_ref().map_or(CHUNK, Panels::weights);
     let count = place.len().div_ceil(chunk);

@@ -143,6 +143,10 @@ impl<B: Train> Train for Timed<B> {
         self.time(Phase::EmbedBackward, |b| b.embed_backward(dx))
     }
 
+    fn announce(&mut self, update: &Update, norm: f32) -> Result<()> {
+        self.inner.announce(update, norm)
+    }
+
     fn update(&mut self, update: &Update) -> Result<f32> {
         self.time(Phase::Update, |b| b.update(update))
     }

@@ -83,6 +83,15 @@ pub trait Train {
     /// Gradient of the embedding rows that the last `embed` read.
     fn embed_backward(&mut self, dx: Self::Act) -> Result<()>;
 
+    /// Says by which update the gradients of the next micro-batch, alone, will be applied. A backend
+    /// may then move the weights of a layer as soon as the way back has left it; the call of `update`
+    /// that follows has the same update. `norm` is what the update before returned, 0 before the first:
+    /// clipping within the way back goes by it.
+    fn announce(&mut self, update: &Update, norm: f32) -> Result<()> {
+        let _ = (update, norm);
+        Ok(())
+    }
+
     /// Applies the summed gradients, clears them, and returns their norm: over all parameters,
     /// after [`Update::grad_scale`], before clipping. When the norm is not finite, the weights and
     /// moments stay as they are.
@@ -138,6 +147,10 @@ impl<T: Train + ?Sized> Train for Box<T> {
 
     fn embed_backward(&mut self, dx: Self::Act) -> Result<()> {
         (**self).embed_backward(dx)
+    }
+
+    fn announce(&mut self, update: &Update, norm: f32) -> Result<()> {
+        (**self).announce(update, norm)
     }
 
     fn update(&mut self, update: &Update) -> Result<f32> {

@@ -75,8 +75,10 @@ pub fn step<B: Train>(backend: B, settings: &StepSettings) -> Result<StepReport>
     for n in 0..warmup + steps {
         backend.reset();
         let begin = Instant::now();
+        let update = update(n as u64 + 1);
+        backend.announce(&update, 0.0)?;
         losses.push(forward_backward(&mut backend, Tokens { ids: &ids, seq }, &targets)?);
-        backend.update(&update(n as u64 + 1))?;
+        backend.update(&update)?;
         let elapsed = begin.elapsed();
         if n >= warmup {
             ms.push(elapsed.as_secs_f64() * 1e3);

@@ -243,6 +243,7 @@ impl DeviceArgs {
         let plan = Plan::new(tokens)
             .with_threads(self.threads())
             .with_recompute(config.train.recompute)
+            .with_update_in_backward(config.train.update_in_backward)
             .with_precision(match precision {
                 Precision::Bf16 => backend_cpu::Precision::Bf16,
                 Precision::F32 | Precision::Auto => backend_cpu::Precision::F32,
@@ -258,8 +259,8 @@ impl DeviceArgs {
             && memory > available
         {
             return Err(Failure::DoesNotFit(format!(
-                "training needs {}, {} are free: try --recompute, --optimizer-state q8, a smaller --batch or \
-                 --seq, or a smaller preset",
+                "training needs {}, {} are free: try --update-in-backward, --recompute, --optimizer-state q8, \
+                 a smaller --batch or --seq, or a smaller preset",
                 bytes(memory),
                 bytes(available)
             ))
@@ -275,6 +276,7 @@ impl DeviceArgs {
         for (flag, ours) in [
             ("--precision", self.settle(config.train.precision) == Precision::F32),
             ("--optimizer-state", config.optimizer.state == OptimizerState::F32),
+            ("--update-in-backward", !config.train.update_in_backward),
         ] {
             if !ours {
                 let text = format!("{flag} is of the CPU; leave it out, or use --device cpu");

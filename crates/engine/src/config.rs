@@ -89,6 +89,9 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Recompute activations in the backward pass instead of keeping them.
     pub recompute: bool,
+    /// Move the weights of each layer in the backward pass, which then keeps the gradients of one
+    /// layer at a time; wants `accum` 1.
+    pub update_in_backward: bool,
     /// Numbers that the matrix products of the CPU multiply. The default is f32, so that a run gives
     /// the same bits whatever the processor has.
     pub precision: Precision,
@@ -126,6 +129,7 @@ impl Default for TrainConfig {
             budget_s: None,
             seed: 1,
             recompute: false,
+            update_in_backward: false,
             precision: Precision::F32,
             classifier: Classifier::Cpu,
             eval_every: 250,
@@ -288,6 +292,8 @@ impl RunConfig {
         )?;
         check((1..=1 << 20).contains(&t.batch), "train.batch", t.batch, "at least 1")?;
         check((1..=1 << 20).contains(&t.accum), "train.accum", t.accum, "at least 1")?;
+        let alone = t.accum == 1 || !t.update_in_backward;
+        check(alone, "train.accum", t.accum, "1, because of train.update_in_backward")?;
         let tokens = [t.seq, t.batch, t.accum].iter().map(|&n| n as u128).product::<u128>();
         check(tokens <= 1 << 40, "train.batch", format!("{tokens} tokens an update"), "at most 2^40 tokens")?;
         check(t.steps > 0, "train.steps", t.steps, "at least 1")?;

@@ -106,7 +106,7 @@ impl<'a> MatMut<'a> {
 
     /// The sum of no products.
     fn clear(&mut self, into: Into) {
-        for i in 0..if into == Into::Set { self.rows } else { 0 } {
+        for i in 0..if into == Into::Add { 0 } else { self.rows } {
             // SAFETY: row `i` of a matrix that we alone may write; zero bytes are zeros.
             unsafe { self.target().at(i, 0).data.write_bytes(0, self.cols) };
         }
@@ -122,6 +122,8 @@ impl<'a> MatMut<'a> {
 pub enum Into {
     /// They are overwritten.
     Set,
+    /// They are overwritten by numbers that nobody reads soon: past the caches where that is faster.
+    Stream,
     /// The product is added to them.
     Add,
 }

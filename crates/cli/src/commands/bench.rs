@@ -63,6 +63,9 @@ struct StepArgs {
     /// Recompute activations in the backward pass
     #[arg(long)]
     recompute: bool,
+    /// Move the weights of each layer in the backward pass
+    #[arg(long)]
+    update_in_backward: bool,
     /// Measure power too, where this system lets us read it
     #[arg(long)]
     power: bool,
@@ -176,6 +179,7 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     config.train.seq = args.seq;
     config.train.batch = args.batch;
     config.train.recompute = args.recompute;
+    config.train.update_in_backward = args.update_in_backward;
     config.train.precision = args.device.settle(args.precision);
     config.optimizer.state = args.optimizer_state;
     config.model.max_seq = config.model.max_seq.max(args.seq);
@@ -197,7 +201,8 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
         let mut object = serde_json::to_value(&report)?;
         let extra = json!({
             "preset": args.preset, "device": args.device.label(), "precision": precision,
-            "optimizer_state": args.optimizer_state, "recompute": args.recompute, "memory_bytes": memory,
+            "optimizer_state": args.optimizer_state, "recompute": args.recompute,
+            "update_in_backward": args.update_in_backward, "memory_bytes": memory,
             "peak_gflop_per_s": peak, "peak_share": share, "rustane": env!("CARGO_PKG_VERSION"),
         });
         if let (Some(object), serde_json::Value::Object(extra)) = (object.as_object_mut(), extra) {

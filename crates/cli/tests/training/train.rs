@@ -557,6 +557,8 @@ fn bf16_and_narrow_moments_learn_the_same_and_are_recorded() {
         ("auto", ["--precision", "auto"]),
         ("half", ["--optimizer-state", "bf16"]),
         ("q8", ["--optimizer-state", "q8"]),
+        // Clips by the norm of the update before.
+        ("within", ["--clip", "0.5", "--update-in-backward"]),
     ] {
         lab.trained(name, &[&["--steps", "40"][..], &flags].concat());
         let got = losses(&lab.metrics(name));
@@ -568,6 +570,9 @@ fn bf16_and_narrow_moments_learn_the_same_and_are_recorded() {
         assert!(!settings.contains("\"auto\""), "a run records what `auto` came to: {settings}");
         assert!(name == "auto" || exact != got, "{name} changes nothing");
     }
+    let ran = lab.train("several", &["--accum", "2", "--update-in-backward"]);
+    let wanted = "`train.accum` is 2, wanted 1, because of train.update_in_backward";
+    assert!(ran.code != 0 && ran.err.contains(wanted), "{}", ran.err);
     let ran = lab.train("ane", &["--device", "ane", "--precision", "bf16"]);
     let wanted = "error: --precision is of the CPU; leave it out, or use --device cpu\n";
     assert!(ran.code != 0 && ran.err.ends_with(wanted), "{}", ran.err);

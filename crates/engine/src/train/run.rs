@@ -327,19 +327,24 @@ impl<'a, B: Train> Run<'a, B> {
         let batches = (0..train.accum)
             .map(|micro| self.loader.batch(self.state.position + (micro * train.batch) as u64))
             .collect::<Result<Vec<Batch>, _>>()?;
+        // Without a plan yet, the run is long: the schedule is at its beginning.
+        let total = self.state.total().unwrap_or(u64::MAX >> 8);
+        let update = optim::update(optimizer, self.state.updates, total, train.accum);
+        if train.accum == 1 {
+            self.backend.announce(&update, self.state.grad_norm)?;
+        }
+        // From here on, weights may move.
+        self.intact &= !train.update_in_backward;
         let mut loss = 0.0;
         for batch in &batches {
             let tokens = backend::Tokens { ids: &batch.tokens, seq: batch.seq };
             loss += backend::forward_backward(self.backend, tokens, &batch.targets)?;
         }
         loss /= train.accum as f32;
-        if !self.checked && loss.is_finite() {
+        if !self.checked && loss.is_finite() && !train.update_in_backward {
             check_gradients(self.backend)?;
             self.checked = true;
         }
-        // Without a plan yet, the run is long: the schedule is at its beginning.
-        let total = self.state.total().unwrap_or(u64::MAX >> 8);
-        let update = optim::update(optimizer, self.state.updates, total, train.accum);
         let lr = optim::lr(optimizer, self.state.updates, total);
         let step = self.state.step + 1;
         self.intact = false;
@@ -358,6 +363,7 @@ impl<'a, B: Train> Run<'a, B> {
         self.state.skips_in_a_row = 0;
         let ema = self.state.ema.map_or(f64::from(loss), |ema| 0.95 * ema + 0.05 * f64::from(loss));
         self.state.ema = Some(ema);
+        self.state.grad_norm = grad_norm;
         self.plan(Duration::from_secs_f64(seconds));
         let total = self.state.total();
         let tokens = self.state.tokens;

@@ -21,6 +21,9 @@ pub struct TrainState {
     pub planned: Option<u64>,
     /// Moving average of the loss.
     pub ema: Option<f64>,
+    /// Norm of the gradient at the last update; 0 before the first.
+    #[serde(default)]
+    pub grad_norm: f32,
     /// Lowest bits per byte so far.
     pub best_bpb: Option<f64>,
     /// Batches left out in a row.
@@ -68,6 +71,7 @@ impl TrainState {
             tokens: 0,
             planned: None,
             ema: None,
+            grad_norm: 0.0,
             best_bpb: None,
             skips_in_a_row: 0,
             metrics_bytes: 0,

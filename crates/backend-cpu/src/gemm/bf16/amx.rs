@@ -178,6 +178,10 @@ pub(super) unsafe fn panels(
             }
         }
     }
+    if into == Into::Stream {
+        // Whoever waits for this task sees what it wrote past the caches.
+        _mm_sfence();
+    }
 }
 
 /// Up to 32 rows and 32 columns of `c`: `TALL` says whether there is a second row of tiles, `WIDE`
@@ -202,6 +206,10 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
     // Whole tiles that are not scaled are added up where they belong.
     let direct =
         alpha == 1.0 && rows == if TALL { 2 * ROWS } else { ROWS } && cols == if WIDE { 2 * V } else { V };
+    let stream = direct
+        && into == Into::Stream
+        && c.data.addr().is_multiple_of(4 * V)
+        && c.row_stride.is_multiple_of(V);
     // SAFETY: every access is inside what the caller promised; prefetches may be anywhere.
     unsafe {
         let [c00, c01, c10, c11] =
@@ -222,13 +230,16 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
             zero!(1);
             zero!(2);
             zero!(3);
-            for i in 0..rows {
-                let row = c.data.wrapping_add(i * c.row_stride);
-                _mm_prefetch::<_MM_HINT_ET0>(row.cast());
-                _mm_prefetch::<_MM_HINT_ET0>(row.wrapping_add(V).cast());
-            }
         }
+        // The lines of `c` come while the products go on, a few per step.
+        let fetched = if into == Into::Stream { 0 } else { rows };
+        let step = rows.div_ceil((pairs / V).max(1)).max(2);
         for p in (0..pairs / V * V).step_by(V) {
+            for i in (p / V * step..fetched).take(step) {
+                let row = c.data.wrapping_add(i * c.row_stride);
+                fetch(row);
+                fetch(row.wrapping_add(V));
+            }
             let b0 = b[0].start.add(p / V * 4 * b[0].stride);
             load!(4, a[0].add(p * ROWS), ROW_BYTES);
             load!(6, b0, b[0].stride);
@@ -245,7 +256,7 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
                 }
             }
         }
-        if pairs % V != 0 {
+        if !pairs.is_multiple_of(V) {
             // The last pairs, with zeros below them: behind them may lie anything.
             let p = pairs / V * V;
             let mut last = [[_mm512_setzero_si512(); V]; 2];
@@ -269,7 +280,7 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
                 }
             }
         }
-        if direct {
+        if direct && !stream {
             store!(0, c00, stride);
             if WIDE {
                 store!(1, c01, stride);
@@ -288,6 +299,15 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
         store!(1, s1.as_mut_ptr(), ROW_BYTES);
         store!(2, s2.as_mut_ptr(), ROW_BYTES);
         store!(3, s3.as_mut_ptr(), ROW_BYTES);
+        if stream {
+            let count = if WIDE { 2 } else { 1 };
+            for (i, row) in (0..rows).map(|i| (i, c.data.add(i * c.row_stride))) {
+                for j in 0..count {
+                    _mm512_stream_ps(row.add(j * V), sums[i / ROWS * 2 + j][i % ROWS]);
+                }
+            }
+            return;
+        }
         let alpha = _mm512_set1_ps(alpha);
         for (sums, (i0, j)) in sums.into_iter().zip(corners) {
             let count = cols.saturating_sub(j).min(V);
@@ -295,13 +315,20 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
             for (i, sum) in sums.into_iter().enumerate().take(rows.saturating_sub(i0)) {
                 let at = c.data.wrapping_add((i0 + i) * c.row_stride + j);
                 let value = match into {
-                    Into::Set => _mm512_mul_ps(alpha, sum),
+                    Into::Set | Into::Stream => _mm512_mul_ps(alpha, sum),
                     Into::Add => _mm512_fmadd_ps(alpha, sum, _mm512_maskz_loadu_ps(mask, at)),
                 };
                 _mm512_mask_storeu_ps(at, mask, value);
             }
         }
     }
+}
+
+/// Brings a line that will be written.
+#[inline(always)]
+fn fetch(at: *const f32) {
+    // SAFETY: a prefetch may be anywhere.
+    unsafe { asm!("prefetchw [{0}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
 }
 
 /// Multiply-adds of a step of [`spin`].

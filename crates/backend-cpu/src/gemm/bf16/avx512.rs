@@ -364,7 +364,7 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
                 let mask = if v + 1 == VECTORS { mask } else { u16::MAX };
                 let at = row.add(v * V);
                 let value = match into {
-                    Into::Set => _mm512_mul_ps(alpha, sum),
+                    Into::Set | Into::Stream => _mm512_mul_ps(alpha, sum),
                     Into::Add => _mm512_fmadd_ps(alpha, sum, _mm512_maskz_loadu_ps(mask, at)),
                 };
                 _mm512_mask_storeu_ps(at, mask, value);

@@ -95,6 +95,15 @@ impl Unit {
         }
     }
 
+    /// Fewest rows of `a` of one task.
+    fn task_rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Unit::Amx => 4 * super::amx::ROWS,
+            _ => 2 * MR,
+        }
+    }
+
     /// Fewest panels of `b` of one task.
     fn task_panels(self) -> usize {
         match self {
@@ -321,6 +330,8 @@ impl Packs {
         into: Into,
         c: Target,
     ) {
+        // What more products are added to comes back soon.
+        let into = if into == Into::Stream && a.cols > KC { Into::Set } else { into };
         match b {
             Right::Plain(b) if a.rows > b.cols => self.by_rows(run, alpha, a, b, into, c),
             _ => self.by_columns(run, alpha, a, b, into, c),
@@ -423,7 +434,8 @@ impl Packs {
                     // SAFETY: tasks write different panels, of SHARED numbers in all.
                     unsafe { unit.pack_columns(part, shared.at(col * pairs)) };
                 });
-                let height = (WORK / (cols * depth)).next_multiple_of(4 * MR).clamp(4 * MR, TASK_ROWS);
+                let height =
+                    (WORK / (cols * depth)).next_multiple_of(2 * MR).clamp(unit.task_rows(), TASK_ROWS);
                 run(m.div_ceil(height), &|task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
@@ -436,13 +448,14 @@ impl Packs {
                         // writes these rows of `c`. Only the last panel of `b` may be narrower.
                         unsafe {
                             unit.pack_rows(a.part(row, rows, p0 + q0, depth), own);
-                            for col in (0..cols).step_by(NR) {
-                                let count = NR.min(cols - col);
-                                let skip = q0 / 2 * count.next_multiple_of(V);
-                                let b = (shared.at(col * pairs + skip).cast_const(), 0);
-                                let c = c.at(row, j0 + col);
-                                let a = (own.cast_const(), unit.pairs(depth));
-                                unit.panels(rows, count, deep, a, b, c, alpha, into);
+                            let a = (own.cast_const(), unit.pairs(depth));
+                            for (col, count) in [(0, cols / NR * NR), (cols / NR * NR, cols % NR)] {
+                                let skip = q0 / 2 * count.next_multiple_of(V).min(NR);
+                                let b = (shared.at(col * pairs + skip).cast_const(), pairs);
+                                if count > 0 {
+                                    let c = c.at(row, j0 + col);
+                                    unit.panels(rows, count, deep, a, b, c, alpha, into);
+                                }
                             }
                         }
                     }

@@ -74,6 +74,9 @@ pub struct Args {
     /// Recompute activations in the backward pass: less memory, a third more work
     #[arg(long, help_heading = "Length and size")]
     pub(super) recompute: bool,
+    /// Move the weights of each layer in the backward pass: memory for the gradients of one layer only
+    #[arg(long, help_heading = "Length and size")]
+    pub(super) update_in_backward: bool,
     /// Matrix products on the CPU: f32, bf16 (twice as fast where the processor has it), or auto
     #[arg(long, value_parser = parse_precision, env = "RUSTANE_PRECISION", value_name = "NUMBERS", help_heading = "Length and size")]
     pub(super) precision: Option<Precision>,
@@ -199,6 +202,7 @@ pub(super) fn layers(args: &Args, given: &ArgMatches) -> anyhow::Result<Layers> 
         lossy => "data.lossy", skip_bad => "data.skip_bad", tokenizer => "data.tokenizer", vocab => "model.vocab",
         seq => "train.seq", batch => "train.batch", accum => "train.accum", steps => "train.steps",
         tokens => "train.tokens", budget => "train.budget_s", recompute => "train.recompute",
+        update_in_backward => "train.update_in_backward",
         precision => "train.precision", optimizer_state => "optimizer.state",
         classifier => "train.classifier",
         optimizer => "optimizer.kind", lr => "optimizer.lr", muon_lr => "optimizer.muon_lr",

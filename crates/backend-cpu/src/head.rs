@@ -1,0 +1,77 @@
+//! The way from the last activation to the loss, and back.
+
+use backend::Result;
+use model::ModelConfig;
+use model::{Role, TokenId};
+
+use crate::kernels::cross_entropy;
+use crate::train::normalise;
+use crate::{Act, Cpu, Into, Mat, MatMut, Right, Rows, RowsMut};
+
+/// Most tokens, and most logits, of one pass through the head: 32 MiB.
+const HEAD_TOKENS: usize = 256;
+const HEAD_LOGITS: usize = 8 << 20;
+
+impl Cpu {
+    /// The loss of the last activation; with its gradient when `dx` is there.
+    pub(crate) fn head(&mut self, x: &Act, targets: &[TokenId], mut dx: Option<&mut Act>) -> Result<f32> {
+        let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
+        let count = self.count_targets(targets)?;
+        let (dim, vocab) = (c.dim, c.vocab);
+        let factor = 1.0 / count.max(1) as f32;
+        let norm = &mut self.scratch.norm[..tokens * dim];
+        normalise(
+            &self.exec,
+            x,
+            self.storage.weight(Role::FinalNorm, Role::FinalNorm, None),
+            c.norm_eps,
+            norm,
+        );
+        let head = if c.tied { Role::Embed } else { Role::Head };
+        let step = head_tokens(c);
+        self.scratch.losses.resize(tokens, 0.0);
+        for start in (0..tokens).step_by(step) {
+            let rows = step.min(tokens - start);
+            let norm = Mat::new(&norm[start * dim..], rows, dim);
+            let logits = &mut self.scratch.logits[..rows * vocab];
+            let w = self.storage.matrix(head, head, None, dim);
+            self.exec.product(1.0, norm, w.t(), Into::Set, MatMut::new(logits, rows, vocab));
+            let backward = dx.is_some();
+            let parts = (
+                Rows::new(&targets[start..start + rows], 1),
+                RowsMut::new(logits, vocab),
+                RowsMut::new(&mut self.scratch.losses[start..start + rows], 1),
+            );
+            self.exec.pool.each(parts, |_, (target, z, loss)| {
+                let target = target[0];
+                loss[0] = match (target == TokenId::IGNORE, backward) {
+                    (true, false) => 0.0,
+                    (true, true) => {
+                        z.fill(0.0);
+                        0.0
+                    }
+                    (false, false) => cross_entropy::loss(isa, z, target.0 as usize),
+                    (false, true) => cross_entropy::loss_backward(isa, z, target.0 as usize, factor),
+                };
+            });
+            if backward {
+                let dz = Mat::new(logits, rows, vocab);
+                let dnorm = &mut self.scratch.dnorm[start * dim..(start + rows) * dim];
+                self.exec.product(1.0, dz, w.right(), Into::Set, MatMut::new(dnorm, rows, dim));
+                let (dw, into) = self.storage.gradient(head, head, None);
+                self.exec.product(1.0, dz.t(), Right::Plain(norm), into, MatMut::new(dw, vocab, dim));
+            }
+        }
+        if let Some(dx) = &mut dx {
+            dx.0[..tokens * dim].fill(0.0);
+            self.norm_backward(Role::FinalNorm, None, x, dx);
+        }
+        let sum: f64 = self.scratch.losses.iter().map(|&l| f64::from(l)).sum();
+        Ok((sum / count.max(1) as f64) as f32)
+    }
+}
+
+/// Tokens of one pass through the head.
+pub(crate) fn head_tokens(c: &ModelConfig) -> usize {
+    (HEAD_LOGITS / c.vocab).clamp(1, HEAD_TOKENS)
+}
