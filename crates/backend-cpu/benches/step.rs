@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use backend::{AdamW, Rule, Rules, Tokens, Train, Update};
-use backend_cpu::{Cpu, Isa, MomentFormat, Plan, Precision, probe};
-use model::{ModelConfig, Rope, Slot, TokenId, Weights};
+use backend_cpu::{Cpu, Isa, MomentFormat, Plan, Precision, WeightFormat, probe};
+use model::{ModelConfig, Params, Rope, Slot, TokenId};
 use rustix::time::{ClockId, clock_gettime};
 
 /// `--name value` of the command line.
@@ -47,14 +47,23 @@ fn main() {
             _ => MomentFormat::F32,
         },
     );
+    let narrow = option("--weight-bytes", 4) == 2;
+    let plan = plan.with_weights(if narrow { WeightFormat::Bf16 } else { WeightFormat::F32 });
     let level = option("--level", Isa::available().len() - 1);
     let plan = Plan { isa: Isa::available()[level], ..plan.with_precision(precision) };
     let mut cpu = Cpu::new(&config, plan).expect("the model fits");
-    let weights = Weights::init(&config, 1);
-    for p in weights.params() {
-        cpu.write(p.id, Slot::Weight, weights.get(p.id)).expect("weights are written");
+    // Tensor by tensor: a second copy of a large model would not fit.
+    let mut state = 1u64;
+    let mut values = Vec::new();
+    for p in &Params::new(&config) {
+        values.clear();
+        values.extend((0..p.len()).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            if p.shape.len() == 1 { 1.0 } else { ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.07 }
+        }));
+        cpu.write(p.id, Slot::Weight, &values).expect("weights are written");
     }
-    drop(weights);
+    drop(values);
 
     let ids: Vec<_> = (0..tokens).map(|i| TokenId((i * 7919 % config.vocab) as u32)).collect();
     let targets: Vec<_> = (0..tokens).map(|i| TokenId((i * 104_729 % config.vocab) as u32)).collect();
@@ -97,8 +106,9 @@ fn main() {
             cpu_times.push(cpu_time() - cpu_start);
             phases.iter_mut().zip(times).for_each(|(phase, time)| phase.push(time));
         } else {
-            println!("loss {loss:.4}, {:.1} MB", cpu.bytes() as f64 / 1e6);
+            println!("{:.1} MB", cpu.bytes() as f64 / 1e6);
         }
+        println!("loss {loss:.4} in {:.2} s", start.elapsed().as_secs_f64());
     }
 
     let ms = median(&mut totals);

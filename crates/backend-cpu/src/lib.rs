@@ -22,6 +22,7 @@ mod pool;
 pub mod probe;
 mod train;
 mod update;
+mod weights;
 
 pub use exec::Exec;
 pub use gemm::bf16::{pack, packed_len};
@@ -36,3 +37,4 @@ pub use params::Storage;
 pub use plan::{Plan, Precision};
 pub use pool::{Pool, Rows, RowsMut, Split};
 pub use train::{Act, Cpu};
+pub use weights::WeightFormat;

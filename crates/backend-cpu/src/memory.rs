@@ -20,6 +20,9 @@ pub enum CpuError {
     /// A shape that is no model.
     #[error("the model configuration is not valid")]
     Config(#[from] model::ConfigError),
+    /// Products in f32 of weights in bf16.
+    #[error("weights in bf16 want products in bf16, got f32; ask for both, or for weights in f32")]
+    WeightsWantBf16,
     /// The system gave no thread.
     #[error("cannot start thread {number} of {wanted}; ask for fewer threads")]
     Thread {

@@ -139,6 +139,11 @@ impl Chance {
         Self { update: mix(step as u32 ^ (step >> 32) as u32), first: 0 }
     }
 
+    /// Other bits, for the weights themselves.
+    pub fn of_weights(self) -> Self {
+        Self { update: mix(self.update), ..self }
+    }
+
     /// For weights from `index` on.
     pub fn at(self, index: usize) -> Self {
         Self { first: index as u32, ..self }

@@ -10,6 +10,7 @@ use model::{ParamId, Role};
 use crate::gemm::bf16::{NR, pack, packed_len};
 use crate::moments::BLOCK;
 use crate::params::Layout;
+use crate::weights::Weights;
 use crate::{Buffer, CpuError, Isa, Mat, Packed, Pool, Right, RowsMut};
 
 /// A weight matrix as the right operand of a product.
@@ -102,6 +103,11 @@ impl PackedWeights {
         Ok(Self { isa, shared, data: Buffer::zeros("packed weights", len)?, matrices })
     }
 
+    /// Numbers of the largest panel before it is packed.
+    pub fn panel(&self) -> usize {
+        self.matrices.iter().map(|m| NR * m.cols).max().unwrap_or(0)
+    }
+
     /// The matrix that starts with this parameter.
     pub fn get(&self, first: ParamId) -> Packed<'_> {
         let index = self.matrices.binary_search_by_key(&first, |m| m.first);
@@ -134,7 +140,7 @@ impl PackedWeights {
     }
 
     /// Packs what is not packed of a layer, or of what is outside of all layers.
-    pub fn refresh(&mut self, pool: &Pool, weights: &[f32], layer: Option<usize>) {
+    pub fn refresh(&mut self, pool: &Pool, weights: &Weights, layer: Option<usize>) {
         let evicted = self.shared && layer.is_some();
         for m in self.matrices.iter_mut().filter(|m| evicted && m.layer.is_some() && m.layer != layer) {
             m.fresh = false;
@@ -143,12 +149,12 @@ impl PackedWeights {
             if std::mem::replace(&mut m.fresh, true) {
                 continue;
             }
-            let weights = &weights[m.from..][..m.rows * m.cols];
             let to = &mut self.data[m.to..][..packed_len(m.rows, m.cols)];
-            pool.each(RowsMut::new(to, NR * m.cols.div_ceil(2)), |panel, to| {
-                let row = panel * NR;
-                let part = Mat::new(&weights[row * m.cols..], NR.min(m.rows - row), m.cols);
-                pack(self.isa, part, to);
+            pool.each_with_scratch(RowsMut::new(to, NR * m.cols.div_ceil(2)), |panel, to, scratch| {
+                let (row, rows) = (panel * NR, NR.min(m.rows - panel * NR));
+                let start = m.from + row * m.cols;
+                let part = weights.piece(self.isa, start..start + rows * m.cols, scratch);
+                pack(self.isa, Mat::new(part, rows, m.cols), to);
             });
         }
     }

@@ -9,11 +9,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use backend::Error;
-use model::{ModelConfig, ParamId, Params, Role, Slot};
+use model::{ModelConfig, ParamId, Params, Role, Slot, TokenId};
 
 use crate::gemm::Into;
 use crate::moments::{BLOCK, Chance, Moments};
 use crate::packed::{PackedWeights, Weight};
+use crate::weights::{Weights, WeightsMut};
 use crate::{Buffer, CpuError, Isa, Mat, Plan, Pool, Precision};
 
 /// Where each parameter lies.
@@ -113,7 +114,7 @@ pub struct Tensors<'a> {
     /// Gradients of the place.
     pub gradients: &'a [f32],
     /// Its weights.
-    pub weights: &'a mut [f32],
+    pub weights: WeightsMut<'a>,
     /// The packed copies.
     pub packed: Option<&'a mut PackedWeights>,
     /// All moments.
@@ -125,7 +126,7 @@ pub struct Storage {
     /// Where they lie.
     pub layout: Layout,
     /// Weights.
-    pub weights: Buffer,
+    weights: Weights,
     /// First and second moments.
     pub moments: Moments,
     gradients: Buffer,
@@ -149,7 +150,7 @@ impl Storage {
             false => (layout.starts.clone(), len),
         };
         Ok(Self {
-            weights: Buffer::zeros("weights", len)?,
+            weights: Weights::new(plan.weights, &layout)?,
             gradients: Buffer::zeros("gradients", gradients)?,
             gradient_starts,
             moments: Moments::new(plan.moments, len)?,
@@ -161,15 +162,34 @@ impl Storage {
     }
 
     /// The weights from role `first` to role `last`.
+    ///
+    /// # Panics
+    ///
+    /// For matrices that are kept in bf16.
     pub fn weight(&self, first: Role, last: Role, layer: Option<usize>) -> &[f32] {
-        &self.weights[self.layout.place(first, last, layer)]
+        let start = self.layout.span(first, last, layer).start;
+        self.weights.exact(start, self.layout.place(first, last, layer))
+    }
+
+    /// The embeddings of tokens, `[tokens, dim]`.
+    pub fn embed(&self, pool: &Pool, tokens: &[TokenId], dim: usize, x: &mut [f32]) {
+        self.weights.rows(pool, tokens, self.layout.place(Role::Embed, Role::Embed, None), dim, x);
+    }
+
+    /// Scratch numbers that each thread needs to pack and to move weights.
+    pub fn scratch(&self) -> usize {
+        self.packed.as_ref().map_or(0, PackedWeights::panel)
     }
 
     /// The matrix of `cols` columns from role `first` to role `last`, for products.
     /// [`Storage::pack`] comes before.
     pub fn matrix(&self, first: Role, last: Role, layer: Option<usize>, cols: usize) -> Weight<'_> {
         let place = self.layout.place(first, last, layer);
-        let plain = Mat::new(&self.weights[place.clone()], place.len() / cols, cols);
+        let plain = match &self.weights {
+            Weights::F32(weights) => Mat::new(&weights[place.clone()], place.len() / cols, cols),
+            // Always packed.
+            Weights::Bf16 { .. } => Mat::new(&[], 0, 0),
+        };
         let id = || self.layout.table.find(first, layer).expect("the model has this parameter");
         Weight { plain, packed: self.packed.as_ref().map(|packed| packed.get(id())) }
     }
@@ -220,13 +240,24 @@ impl Storage {
 
     /// What an update of a place from parameter `first` on moves. [`Storage::settle`] comes before.
     pub fn tensors(&mut self, first: ParamIndex, place: Range<usize>) -> Tensors<'_> {
+        let vector = self.is_vector(first);
         let start = self.gradient_starts[first];
         Tensors {
             gradients: &self.gradients[start..start + place.len()],
             packed: self.packed.as_mut(),
-            weights: &mut self.weights[place],
+            weights: self.weights.part(first, place, vector),
             moments: &mut self.moments,
         }
+    }
+
+    /// Whether this parameter is a gain or a bias.
+    fn is_vector(&self, index: ParamIndex) -> bool {
+        self.layout.table.iter().nth(index).is_some_and(|p| p.shape.len() == 1)
+    }
+
+    /// Whether an update may move these two neighbours in one go: they lie together.
+    pub fn joins(&self, one: ParamIndex, other: ParamIndex) -> bool {
+        !self.weights.narrow() || !(self.is_vector(one) || self.is_vector(other))
     }
 
     /// How many weights from `start` on an update can pack as one matrix.
@@ -263,7 +294,7 @@ impl Storage {
     pub fn read(&mut self, id: ParamId, slot: Slot) -> Cow<'_, [f32]> {
         let place = self.layout.range(id);
         match slot {
-            Slot::Weight => self.weights[place].into(),
+            Slot::Weight => self.weights.read(id.index(), place, self.is_vector(id.index())),
             Slot::Gradient => {
                 self.zero(id.index());
                 self.gradients[self.gradient_place(id)].into()
@@ -279,7 +310,8 @@ impl Storage {
         match slot {
             Slot::Weight => {
                 self.weights_changed(self.layout.around(0..self.clear.len()));
-                self.weights[place].copy_from_slice(values);
+                let vector = self.is_vector(id.index());
+                self.weights.write(id.index(), place, vector, values);
             }
             Slot::Gradient => {
                 self.clear[id.index()] = false;

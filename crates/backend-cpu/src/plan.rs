@@ -1,6 +1,6 @@
 //! What the caller chooses.
 
-use crate::{Isa, MomentFormat};
+use crate::{Isa, MomentFormat, WeightFormat};
 
 /// How a CPU backend is to run a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +22,8 @@ pub struct Plan {
     pub isa: Isa,
     /// Of the matrix products of training.
     pub precision: Precision,
+    /// How the weights are kept.
+    pub weights: WeightFormat,
     /// How the moments of the optimizer are kept.
     pub moments: MomentFormat,
 }
@@ -63,6 +65,7 @@ impl Plan {
             update_in_backward: false,
             isa: Isa::detect(),
             precision: Precision::F32,
+            weights: WeightFormat::F32,
             moments: MomentFormat::F32,
         }
     }
@@ -85,6 +88,11 @@ impl Plan {
     /// The same in another precision.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
+    }
+
+    /// The same with weights kept otherwise.
+    pub fn with_weights(self, weights: WeightFormat) -> Self {
+        Self { weights, ..self }
     }
 
     /// The same with moments kept otherwise.

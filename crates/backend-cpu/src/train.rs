@@ -11,7 +11,7 @@ use crate::kernels::{embedding, muon, rms_norm, rope, swiglu};
 use crate::memory::CpuResult;
 use crate::params::Storage;
 use crate::update::{CHUNK, Moving};
-use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Right, Rows, RowsMut};
+use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Precision, Right, Rows, RowsMut, WeightFormat};
 
 /// An activation, `[tokens, dim]`.
 #[derive(Debug)]
@@ -98,12 +98,16 @@ impl Cpu {
 
     fn build(config: &ModelConfig, plan: Plan) -> CpuResult<Self> {
         config.validate()?;
+        if plan.weights == WeightFormat::Bf16 && plan.precision != Precision::Bf16 {
+            return Err(CpuError::WeightsWantBf16);
+        }
         let c = config;
         let tokens = plan.max_tokens.max(1);
         let buffer = |width| Buffer::zeros_2d("activations", tokens, width);
         let storage = Storage::new(c, &plan)?;
         let mut exec = Exec::new(&plan)?;
         exec.pool.reserve_scratch(Heads::new(c, c.max_seq).scratch())?;
+        exec.pool.reserve_scratch(storage.scratch().max(CHUNK))?;
         let mut rope = rope::Table::new(c);
         rope.reserve(tokens.min(c.max_seq))?;
         // Inputs of all blocks, and the one on its way.
@@ -349,8 +353,7 @@ impl Train for Cpu {
         self.storage.pack(&self.exec.pool, None);
         let mut x = self.take()?;
         let dim = self.config.dim;
-        let w = self.storage.weight(Role::Embed, Role::Embed, None);
-        embedding::forward(&self.exec.pool, &self.tokens, w, dim, &mut x.0[..got * dim]);
+        self.storage.embed(&self.exec.pool, &self.tokens, dim, &mut x.0[..got * dim]);
         Ok(x)
     }
 

@@ -15,6 +15,7 @@ use crate::moments::{BLOCK, Chance, Moments};
 use crate::packed::Panels;
 use crate::params::{ParamIndex, Storage, Tensors};
 use crate::pool::Maybe;
+use crate::weights::WeightsMut;
 use crate::{Cpu, Exec, Rows, RowsMut};
 
 /// Parameters of one task.
@@ -157,7 +158,11 @@ fn apply(
                 while let Some((range, _, other)) = params.get(next) {
                     let joins = match packed {
                         Some(end) => range.end <= end,
-                        None => *other == rule && storage.packed_from(range.start).is_none(),
+                        None => {
+                            *other == rule
+                                && storage.packed_from(range.start).is_none()
+                                && storage.joins(span.start + first, span.start + next)
+                        }
                     };
                     if !joins {
                         break;
@@ -178,13 +183,18 @@ fn apply(
             Rule::Muon(rule) => {
                 let Tensors { gradients, weights, moments, .. } =
                     storage.tensors(span.start + first, place.clone());
-                if let Moments::F32([m, _]) = moments {
-                    muon::update(exec, &rule, factor, rows, gradients, weights, &mut m[place], scratch);
-                } else {
-                    let mut m = moments.read(place.clone(), Slot::Moment1).into_owned();
-                    muon::update(exec, &rule, factor, rows, gradients, weights, &mut m, scratch);
-                    moments.write(exec.isa, place, Slot::Moment1, &m, chance);
-                }
+                let mut wide = vec![0.0; if let WeightsMut::Bf16(w) = &weights { w.len() } else { 0 }];
+                let (isa, at) = (exec.isa, chance.of_weights().at(place.start));
+                let change = |weights: &mut [f32]| {
+                    if let Moments::F32([m, _]) = moments {
+                        muon::update(exec, &rule, factor, rows, gradients, weights, &mut m[place], scratch);
+                    } else {
+                        let mut m = moments.read(place.clone(), Slot::Moment1).into_owned();
+                        muon::update(exec, &rule, factor, rows, gradients, weights, &mut m, scratch);
+                        moments.write(exec.isa, place, Slot::Moment1, &m, chance);
+                    }
+                };
+                weights.change(isa, at, &mut wide, change, |_| ());
             }
         }
         first = next;
@@ -212,23 +222,24 @@ fn move_by_adamw(
             write(w, panel);
         }
     };
+    let for_weights = |part: usize| chance.of_weights().at(place.start + part * chunk);
     let chance = |part: usize| chance.at(place.start + part * chunk);
-    let parts = (Rows::new(gradients, chunk), RowsMut::new(weights, chunk), Maybe::new(panels, count));
+    let parts = (Rows::new(gradients, chunk), weights.parts(chunk), Maybe::new(panels, count));
     match moments {
         Moments::F32([m, v]) => {
             let (m, v) = (&mut m[place.clone()], &mut v[place.clone()]);
             let moments = (RowsMut::new(m, chunk), RowsMut::new(v, chunk));
-            exec.pool.each((parts, moments), |_, ((g, w, panel), (m, v))| {
-                adamw::update(isa, &f, g, w, m, v);
-                pack(panel, w);
+            exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, v)), scratch| {
+                let change = |w: &mut [f32]| adamw::update(isa, &f, g, w, m, v);
+                w.change(isa, for_weights(part), scratch, change, |w| pack(panel, w));
             });
         }
         Moments::Bf16([m, v]) => {
             let (m, v) = (&mut m[place.clone()], &mut v[place.clone()]);
             let moments = (RowsMut::new(m, chunk), RowsMut::new(v, chunk));
-            exec.pool.each((parts, moments), |part, ((g, w, panel), (m, v))| {
-                adamw::update_bf16(isa, &f, chance(part), g, w, m, v);
-                pack(panel, w);
+            exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, v)), scratch| {
+                let change = |w: &mut [f32]| adamw::update_bf16(isa, &f, chance(part), g, w, m, v);
+                w.change(isa, for_weights(part), scratch, change, |w| pack(panel, w));
             });
         }
         Moments::Q8 { m, exponents, v } => {
@@ -236,9 +247,9 @@ fn move_by_adamw(
             let (m, v) = (&mut m[place.clone()], &mut v[place.clone()]);
             let moments =
                 (RowsMut::new(m, chunk), RowsMut::new(exponents, chunk / BLOCK), RowsMut::new(v, chunk));
-            exec.pool.each((parts, moments), |part, ((g, w, panel), (m, exponents, v))| {
-                adamw::update_q8(isa, &f, chance(part), g, w, m, exponents, v);
-                pack(panel, w);
+            exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, e, v)), scratch| {
+                let change = |w: &mut [f32]| adamw::update_q8(isa, &f, chance(part), g, w, m, e, v);
+                w.change(isa, for_weights(part), scratch, change, |w| pack(panel, w));
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use backend::conformance::{configs, tokens, weights};
 use backend::{AdamW, Muon, Rule, Rules, Tokens, Train, Update, forward_backward};
-use backend_cpu::{Cpu, MomentFormat, Plan, Precision};
+use backend_cpu::{Cpu, MomentFormat, Plan, Precision, WeightFormat};
 use model::{ModelConfig, Params, Role, Slot, TokenId};
 
 fn model(config: &ModelConfig, plan: Plan) -> Cpu {
@@ -46,7 +46,7 @@ fn plans(config: &ModelConfig) -> Vec<Plan> {
     let plan = Plan::new(2 * config.max_seq).with_threads(2);
     let bf16 = plan.with_precision(Precision::Bf16);
     let thrifty = bf16.with_recompute(true).with_moments(MomentFormat::Q8);
-    vec![plan, bf16, thrifty]
+    vec![plan, bf16, thrifty, thrifty.with_weights(WeightFormat::Bf16)]
 }
 
 #[test]

@@ -4,7 +4,7 @@ use backend::conformance::{configs, tokens, weights};
 use backend::{
     AdamW, Decode, Feed, Muon, Prefill, Rule, Rules, SeqId, Tokens, Train, Update, forward_backward,
 };
-use backend_cpu::{Cpu, CpuInfer, Isa, MomentFormat, Plan, Precision};
+use backend_cpu::{Cpu, CpuInfer, Isa, MomentFormat, Plan, Precision, WeightFormat};
 use model::{ModelConfig, Params, Slot};
 
 /// Losses, gradient norms and all tensors after three steps.
@@ -56,6 +56,10 @@ fn narrow_moments_do_not_depend_on_the_threads() {
     for format in [MomentFormat::Bf16, MomentFormat::Q8] {
         let plan = Plan::new(2 * config.max_seq).with_moments(format).with_threads(1);
         assert!(steps(&config, plan) == steps(&config, plan.with_threads(3)), "{case}, {format:?}");
+        let plan = plan.with_precision(Precision::Bf16).with_weights(WeightFormat::Bf16);
+        let one = steps(&config, plan);
+        assert!(one == steps(&config, plan.with_threads(3)), "{case}, {format:?}, weights in bf16");
+        assert!(one == steps(&config, plan.with_recompute(true)), "{case}, {format:?}, recomputation");
     }
 }
 

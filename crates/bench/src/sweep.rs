@@ -152,8 +152,10 @@ fn step<B: Train>(
 ) -> Result<Step> {
     backend.reset();
     let begin = Instant::now();
+    let update = protocol::update(done as u64);
+    backend.announce(&update, 0.0)?;
     let loss = forward_backward(backend, tokens, targets)?;
-    let norm = backend.update(&protocol::update(done as u64))?;
+    let norm = backend.update(&update)?;
     let all = begin.elapsed().as_secs_f64() * 1e3;
     let part = |phases: &[Phase]| phases.iter().map(|p| backend.spent(*p).as_secs_f64() * 1e3).sum::<f64>();
     let [forward, head, backward, update] = PARTS.map(part);

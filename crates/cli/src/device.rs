@@ -8,7 +8,7 @@ use backend::Train;
 use backend_ane::{Ane, AneDevice, AneError, AneInfer, Monitor};
 use backend_cpu::{Act, Cpu, CpuInfer, Isa, MomentFormat, Plan};
 use engine::RunConfig;
-use engine::config::{Classifier, OptimizerState, Precision};
+use engine::config::{Classifier, OptimizerState, Precision, WeightFormat};
 use engine::infer::Infer;
 use model::quant::Format;
 use model::{BoxError, ModelConfig, Weights};
@@ -239,6 +239,10 @@ impl DeviceArgs {
             Place::VirtualAne => return self.on_ane(self.virtual_ane(), config),
             Place::Cpu => {}
         }
+        if config.train.weights == WeightFormat::Bf16 && precision != Precision::Bf16 {
+            let text = "--weights bf16 wants products in bf16, got f32; add --precision bf16";
+            return Err(Failure::Usage(text.into()).into());
+        }
         let tokens = config.train.seq * config.train.batch;
         let plan = Plan::new(tokens)
             .with_threads(self.threads())
@@ -247,6 +251,10 @@ impl DeviceArgs {
             .with_precision(match precision {
                 Precision::Bf16 => backend_cpu::Precision::Bf16,
                 Precision::F32 | Precision::Auto => backend_cpu::Precision::F32,
+            })
+            .with_weights(match config.train.weights {
+                WeightFormat::F32 => backend_cpu::WeightFormat::F32,
+                WeightFormat::Bf16 => backend_cpu::WeightFormat::Bf16,
             })
             .with_moments(match config.optimizer.state {
                 OptimizerState::F32 => MomentFormat::F32,
@@ -277,6 +285,7 @@ impl DeviceArgs {
             ("--precision", self.settle(config.train.precision) == Precision::F32),
             ("--optimizer-state", config.optimizer.state == OptimizerState::F32),
             ("--update-in-backward", !config.train.update_in_backward),
+            ("--weights", config.train.weights == WeightFormat::F32),
         ] {
             if !ours {
                 let text = format!("{flag} is of the CPU; leave it out, or use --device cpu");

@@ -95,6 +95,8 @@ pub struct TrainConfig {
     /// Numbers that the matrix products of the CPU multiply. The default is f32, so that a run gives
     /// the same bits whatever the processor has.
     pub precision: Precision,
+    /// How the CPU keeps weights; bf16 wants `precision` bf16.
+    pub weights: WeightFormat,
     /// Where the logits and the way back through them are computed.
     pub classifier: Classifier,
     /// Steps between validations; 0: only at the end.
@@ -131,6 +133,7 @@ impl Default for TrainConfig {
             recompute: false,
             update_in_backward: false,
             precision: Precision::F32,
+            weights: WeightFormat::F32,
             classifier: Classifier::Cpu,
             eval_every: 250,
             eval_tokens: 65_536,
@@ -156,6 +159,16 @@ pub enum Precision {
     /// bf16 where the processor multiplies in it, else f32. Settled before a run starts, which
     /// records the outcome.
     Auto,
+}
+
+/// How weights are kept: 4 or 2 bytes each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightFormat {
+    /// Exactly.
+    F32,
+    /// Matrices in bf16, rounded by chance after every update.
+    Bf16,
 }
 
 /// Where the logits and the way back through them are computed.

@@ -14,11 +14,11 @@ use backend_cpu::probe;
 use bench::{Meter, Power, PowerError, StepSettings};
 use clap::Subcommand;
 use engine::RunConfig;
-use engine::config::{OptimizerState, Precision};
+use engine::config::{OptimizerState, Precision, WeightFormat};
 use serde_json::json;
 
 use super::presets;
-use super::train::{parse_precision, parse_state};
+use super::train::{parse_precision, parse_state, parse_weights};
 use crate::device::{Device, DeviceArgs, bytes};
 use crate::failure::Failure;
 
@@ -72,6 +72,9 @@ struct StepArgs {
     /// Matrix products: f32, bf16 or auto
     #[arg(long, default_value = "f32", value_parser = parse_precision, value_name = "NUMBERS")]
     precision: Precision,
+    /// Weights: f32, or bf16 with --precision bf16
+    #[arg(long, default_value = "f32", value_parser = parse_weights, value_name = "FORMAT")]
+    weights: WeightFormat,
     /// Moments of the optimizer: f32, bf16 or q8
     #[arg(long, default_value = "f32", value_parser = parse_state, value_name = "FORMAT")]
     optimizer_state: OptimizerState,
@@ -180,6 +183,7 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     config.train.batch = args.batch;
     config.train.recompute = args.recompute;
     config.train.update_in_backward = args.update_in_backward;
+    config.train.weights = args.weights;
     config.train.precision = args.device.settle(args.precision);
     config.optimizer.state = args.optimizer_state;
     config.model.max_seq = config.model.max_seq.max(args.seq);
@@ -202,7 +206,7 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
         let extra = json!({
             "preset": args.preset, "device": args.device.label(), "precision": precision,
             "optimizer_state": args.optimizer_state, "recompute": args.recompute,
-            "update_in_backward": args.update_in_backward, "memory_bytes": memory,
+            "update_in_backward": args.update_in_backward, "weights": args.weights, "memory_bytes": memory,
             "peak_gflop_per_s": peak, "peak_share": share, "rustane": env!("CARGO_PKG_VERSION"),
         });
         if let (Some(object), serde_json::Value::Object(extra)) = (object.as_object_mut(), extra) {

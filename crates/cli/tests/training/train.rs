@@ -570,6 +570,12 @@ fn bf16_and_narrow_moments_learn_the_same_and_are_recorded() {
         assert!(!settings.contains("\"auto\""), "a run records what `auto` came to: {settings}");
         assert!(name == "auto" || exact != got, "{name} changes nothing");
     }
+    lab.trained("narrow", &["--steps", "40", "--precision", "bf16", "--weights", "bf16"]);
+    let narrow = losses(&lab.metrics("narrow"));
+    let error = (narrow[39] / exact[39] - 1.0).abs();
+    assert!(error < 0.03, "weights in bf16: {} instead of {}", narrow[39], exact[39]);
+    let ran = lab.train("exact-products", &["--weights", "bf16"]);
+    assert!(ran.code == 2 && ran.err.contains("add --precision bf16"), "{}", ran.err);
     let ran = lab.train("several", &["--accum", "2", "--update-in-backward"]);
     let wanted = "`train.accum` is 2, wanted 1, because of train.update_in_backward";
     assert!(ran.code != 0 && ran.err.contains(wanted), "{}", ran.err);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use bench::{SweepProgress, SweepReport, SweepSettings};
+use engine::config::{OptimizerState, Precision, WeightFormat};
 use model::{ModelConfig, Params};
 use serde_json::{Value, json};
 
@@ -43,6 +44,10 @@ pub struct Args {
     /// Recompute activations in the backward pass
     #[arg(long)]
     recompute: bool,
+    /// The least memory: products, weights and moments in few bits, updates in the backward pass,
+    /// recomputation
+    #[arg(long)]
+    thrifty: bool,
     /// One JSON object per configuration
     #[arg(long)]
     json: bool,
@@ -141,6 +146,13 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<bool> {
     };
     let mut config = shape.slice(layers);
     config.train.recompute = args.recompute;
+    if args.thrifty {
+        config.train.recompute = true;
+        config.train.update_in_backward = true;
+        config.train.precision = Precision::Bf16;
+        config.train.weights = WeightFormat::Bf16;
+        config.optimizer.state = OptimizerState::Q8;
+    }
     let beside = if layers == whole && args.steps == 10 { published::losses(&shape.name) } else { None };
     let times = if layers == whole { published::times(&shape.name) } else { None };
     peak_memory::reset();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use engine::config::{Classifier, OnNan, OptimizerKind, OptimizerState, Precision};
+use engine::config::{Classifier, OnNan, OptimizerKind, OptimizerState, Precision, WeightFormat};
 use engine::data::Format;
 use engine::optim::Schedule;
 use model::SplitPattern;
@@ -77,6 +77,9 @@ pub struct Args {
     /// Move the weights of each layer in the backward pass: memory for the gradients of one layer only
     #[arg(long, help_heading = "Length and size")]
     pub(super) update_in_backward: bool,
+    /// How the CPU keeps weights: f32, or bf16 (half the memory; rounded by chance after every update)
+    #[arg(long, value_parser = parse_weights, value_name = "FORMAT", help_heading = "Length and size")]
+    pub(super) weights: Option<WeightFormat>,
     /// Matrix products on the CPU: f32, bf16 (twice as fast where the processor has it), or auto
     #[arg(long, value_parser = parse_precision, env = "RUSTANE_PRECISION", value_name = "NUMBERS", help_heading = "Length and size")]
     pub(super) precision: Option<Precision>,
@@ -202,7 +205,7 @@ pub(super) fn layers(args: &Args, given: &ArgMatches) -> anyhow::Result<Layers> 
         lossy => "data.lossy", skip_bad => "data.skip_bad", tokenizer => "data.tokenizer", vocab => "model.vocab",
         seq => "train.seq", batch => "train.batch", accum => "train.accum", steps => "train.steps",
         tokens => "train.tokens", budget => "train.budget_s", recompute => "train.recompute",
-        update_in_backward => "train.update_in_backward",
+        update_in_backward => "train.update_in_backward", weights => "train.weights",
         precision => "train.precision", optimizer_state => "optimizer.state",
         classifier => "train.classifier",
         optimizer => "optimizer.kind", lr => "optimizer.lr", muon_lr => "optimizer.muon_lr",
@@ -250,6 +253,11 @@ fn parse_format(text: &str) -> Result<Format, String> {
 
 /// Parses a value of `train.precision`.
 pub fn parse_precision(text: &str) -> Result<Precision, String> {
+    word(text)
+}
+
+/// Parses a value of `train.weights`.
+pub fn parse_weights(text: &str) -> Result<WeightFormat, String> {
     word(text)
 }
 
