@@ -6,6 +6,7 @@
 //!
 //! Nats. Shapes: `z` is `[vocab]`. Sums are f32 in lanes, each of at most vocab/16 terms.
 
+use super::accelerate;
 use super::vector::{LANES, exp, total};
 use crate::isa::simd;
 
@@ -42,9 +43,40 @@ simd! {
     }
 }
 
+/// [`log_sum`], leaving `e^{z − max}` in `z`.
+fn exp_sum(isa: crate::Isa, z: &mut [f32]) -> (f32, f32) {
+    match accelerate::exp_shifted(z, |z| largest(isa, z)) {
+        Some(max) => (max, sum(isa, z)),
+        None => exp_sum_lanes(isa, z),
+    }
+}
+
 simd! {
-    /// [`log_sum`], leaving `e^{z − max}` in `z`.
-    pub(super) fn exp_sum(z: &mut [f32]) -> (f32, f32) {
+    /// [`maximum`].
+    fn largest(z: &[f32]) -> f32 {
+        maximum(z)
+    }
+}
+
+simd! {
+    /// `Σ z`.
+    fn sum(z: &[f32]) -> f32 {
+        let (chunks, rest) = z.as_chunks::<LANES>();
+        let mut sums = [0.0f32; LANES];
+        for chunk in chunks {
+            for l in 0..LANES {
+                sums[l] += chunk[l];
+            }
+        }
+        for (l, z) in rest.iter().enumerate() {
+            sums[l] += z;
+        }
+        total(sums)
+    }
+}
+
+simd! {
+    fn exp_sum_lanes(z: &mut [f32]) -> (f32, f32) {
         let max = maximum(z);
         (max, exp_shifted::<FMA>(z, max))
     }
@@ -103,6 +135,19 @@ mod tests {
                 let mut got = z.clone();
                 assert_close(&[loss_backward(isa, &mut got, target, 0.5)], &[wanted], 1e-6);
                 assert_close(&got, &dz.iter().map(|d| 0.5 * d).collect::<Vec<_>>(), 1e-6);
+            }
+        }
+    }
+
+    /// What runs where Accelerate takes the exponentials.
+    #[test]
+    fn sums_after_the_exponentials_are_the_same() {
+        for &isa in Isa::available() {
+            for n in [1, 16, 67, 5003] {
+                let mut z: Vec<f32> = values(n, 1).iter().map(|z| 3.0 * z).collect();
+                let max = largest(isa, &z);
+                let (lanes_max, lanes_sum) = exp_sum_lanes(isa, &mut z);
+                assert_eq!((max, sum(isa, &z)), (lanes_max, lanes_sum));
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Each works on one thread; the callers share rows out. The first argument picks the vector
 //! instructions.
 
+mod accelerate;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
