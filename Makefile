@@ -37,7 +37,7 @@ test-device: ## the suites on this Mac's Neural Engine; they fail where there is
 lint: ## format and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --features $(FEATURES) -- -D warnings
-	$(CARGO) clippy -p fake-ane -p ane-bridge --all-targets --locked --features ane-bridge/gnustep -- -D warnings
+	$(if $(GNUSTEP),$(CARGO) clippy -p fake-ane -p ane-bridge --all-targets --locked --features ane-bridge/gnustep -- -D warnings)
 
 macos: ## clippy and a linked executable for macOS, on Debian
 	tests/macos/check

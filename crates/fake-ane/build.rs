@@ -1,4 +1,5 @@
-//! Makes the run-time libraries of GNUstep linkable, and the class symbols that objc2 refers to.
+//! Makes the run-time libraries of GNUstep linkable, and the class symbols that objc2 refers to; compiles
+//! the catching of exceptions.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,7 +62,30 @@ fn main() {
         .args([out.join("libobjc_class_symbols.so"), source])
         .status();
     assert!(compiled.is_ok_and(|status| status.success()), "`cc` did not compile the class symbols");
+    catching(&out);
     println!("cargo:rustc-link-search=native={}", out.display());
+}
+
+/// Makes the library of `catch.m`, with GCC: its runtime is the one that runs.
+fn catching(out: &Path) {
+    const SOURCE: &str = "src/runtime/catch.m";
+    println!("cargo:rerun-if-changed={SOURCE}");
+    let object = out.join("catch.o");
+    let compiled = Command::new("gcc")
+        .args(["-c", "-O1", "-fPIC", "-fexceptions", "-fobjc-exceptions", SOURCE, "-o"])
+        .arg(&object)
+        .status();
+    // Lints need no library; linking names it.
+    if !compiled.is_ok_and(|status| status.success()) {
+        println!(
+            "cargo:warning=`gcc` did not compile {SOURCE}; `tests/need gnustep` installs its Objective-C compiler"
+        );
+        return;
+    }
+    let library = out.join("libfake_ane_catch.a");
+    let _ = fs::remove_file(&library);
+    let made = Command::new("ar").arg("crs").args([library, object]).status();
+    assert!(made.is_ok_and(|status| status.success()), "`ar` made no library of {SOURCE}");
 }
 
 /// The newest library whose name begins with `name` and a dot.

@@ -9,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+mod bare;
 mod device;
 mod error;
 mod ledger;
@@ -22,6 +23,7 @@ pub mod predict;
 mod virtual_ane;
 
 pub use apple::AppleAne;
+pub use bare::{Bare, BareModel};
 pub use chip::Chip;
 pub use device::{Device, Executable, Port, Request};
 pub use error::{BindError, CompileError, RunError, Status};
@@ -29,4 +31,6 @@ pub use ledger::{Entry, Ledger};
 pub use surface::{
     Access, Element, Hold, Layout, Memory, ReadGuard, Region, Surface, SurfaceError, WriteGuard,
 };
-pub use virtual_ane::{Faults, Settings, SlowDown, Threads, VirtualAne, VirtualExecutable, VirtualRequest};
+pub use virtual_ane::{
+    Faults, Settings, SlowDown, Threads, VirtualAne, VirtualBare, VirtualExecutable, VirtualRequest,
+};

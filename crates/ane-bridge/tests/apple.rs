@@ -23,7 +23,7 @@ fn the_examination_passes_by_both_ways() {
     let probe = apple::probe(&settings());
     assert_eq!(probe.route, Some(Route::Direct), "{probe}");
     assert!(probe.findings.iter().all(|finding| finding.ok), "{probe}");
-    assert_eq!(probe.findings.len(), 4, "{probe}");
+    assert_eq!(probe.findings.len(), 5, "{probe}");
 }
 
 #[test]
@@ -94,6 +94,40 @@ fn refusals_keep_domain_code_and_text_and_say_what_to_try() {
     ] {
         let error = device.compile("ffn", &verified(fault.asked_by(program(32, 32, 32, 3)))).unwrap_err();
         assert!(error.to_string().contains(says), "{fault:?}: {error}");
+    }
+}
+
+#[test]
+fn what_the_framework_throws_is_an_error() {
+    let device = device();
+    let error =
+        device.compile("ffn", &verified(Fault::CompileThrows.asked_by(program(32, 32, 32, 11)))).unwrap_err();
+    assert!(
+        causes(&error).starts_with(
+            "`ffn` was refused: compileWithQoS:options:error: failed: NSInternalInconsistencyException: the compiler was \
+             asked to throw (NSException"
+        ),
+        "{}",
+        causes(&error)
+    );
+    let throws = verified(Fault::EvaluateThrows.asked_by(program(32, 32, 32, 11)));
+    for route in [Route::Direct, Route::Daemon] {
+        let device = AppleAne::open(Settings { route, ..settings() }).unwrap();
+        let executable = device.compile("ffn", &throws).unwrap();
+        let (inputs, outputs) =
+            (surfaces(&device, executable.inputs()), surfaces(&device, executable.outputs()));
+        let request = bind(&executable, &inputs, &outputs).unwrap();
+        // Again and again: nothing is left locked or held.
+        for dispatch in 1..=3 {
+            let error = request.run().unwrap_err();
+            let RunError::Failed { dispatch: at, system: Some(system), .. } = &error else {
+                panic!("{error:?}")
+            };
+            assert_eq!((*at, system.domain.as_str()), (dispatch, "NSException"));
+            assert!(system.text.ends_with("the engine was asked to throw"), "{system}");
+            inputs.iter().enumerate().for_each(|(i, surface)| fill(surface, i));
+        }
+        assert_eq!(device.ledger().of("ffn").failures, 3);
     }
 }
 

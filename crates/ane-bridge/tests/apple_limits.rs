@@ -1,8 +1,12 @@
-//! What a process has only so much of: compiles, loaded programs, memory, the engine, the folder of
-//! temporary files. These tests count over the process, so one runs at a time.
+//! What a process has only so much of: compiles, loaded programs, memory (the GPU's too), the engine, the
+//! folder of temporary files; and the lab, which leaves none of it behind. These tests count over the process, so one runs at a time.
 
 #![cfg(feature = "gnustep")]
 
+#[path = "apple_limits/lab.rs"]
+mod lab;
+#[path = "apple_limits/metal.rs"]
+mod metal;
 mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -41,10 +45,13 @@ fn nothing_leaks_over_ten_thousand_evaluations() {
         let executable = device.compile("small", &verified(program(32, 32, 32, 1))).unwrap();
         let failing =
             device.compile("failing", &verified(Fault::Evaluate.asked_by(program(32, 32, 32, 1)))).unwrap();
+        let throwing = Fault::EvaluateThrows.asked_by(program(32, 32, 32, 1));
+        let throwing = device.compile("throwing", &verified(throwing)).unwrap();
         let (inputs, outputs) =
             (surfaces(&device, executable.inputs()), surfaces(&device, executable.outputs()));
         let request = bind(&executable, &inputs, &outputs).unwrap();
         let refused = bind(&failing, &inputs, &outputs).unwrap();
+        let thrown = bind(&throwing, &inputs, &outputs).unwrap();
         let held = fake_ane::live();
         assert!(held > before && files() > files_before);
         let round = |times: usize| {
@@ -52,6 +59,7 @@ fn nothing_leaks_over_ten_thousand_evaluations() {
                 request.run().unwrap();
                 if i % 10 == 0 {
                     refused.run().unwrap_err();
+                    thrown.run().unwrap_err();
                     drop(bind(&executable, &inputs, &outputs).unwrap());
                 }
             }
@@ -62,7 +70,7 @@ fn nothing_leaks_over_ten_thousand_evaluations() {
         round(10_000);
         assert_eq!(fake_ane::live(), held, "objects of the framework are left");
         let grown = heap_bytes().saturating_sub(heap);
-        // One string, number or error per evaluation would be 160 kB and more.
+        // A string, number or error of 16 bytes per evaluation would be 160 kB.
         assert!(grown < 40_000, "{grown} bytes of objects are left");
     }
     assert_eq!((fake_ane::live(), fake_ane::loaded(), files()), (before, 0, files_before));
@@ -73,7 +81,14 @@ fn failed_compiles_leave_nothing() {
     let _alone = alone();
     let device = device();
     let (before, files_before) = (fake_ane::live(), files());
-    for fault in [Fault::Describe, Fault::Compile, Fault::Load, Fault::OtherName, Fault::WideRows] {
+    for fault in [
+        Fault::Describe,
+        Fault::Compile,
+        Fault::CompileThrows,
+        Fault::Load,
+        Fault::OtherName,
+        Fault::WideRows,
+    ] {
         device.compile("refused", &verified(fault.asked_by(program(32, 32, 32, 2)))).unwrap_err();
         assert_eq!((fake_ane::live(), fake_ane::loaded(), files()), (before, 0, files_before), "{fault:?}");
         assert_eq!(device.loaded(), 0, "{fault:?}");
@@ -128,6 +143,8 @@ fn loaded_programs_are_limited_and_come_back() {
 fn threads_may_share_a_device_and_the_engine_runs_one_at_a_time() {
     let _alone = alone();
     let device = device();
+    // The lab runs two devices at once.
+    fake_ane::most_at_once();
     let verified = verified(program(32, 64, 96, 6));
     let wanted = results(&device, &verified);
     let executable = device.compile("shared", &verified).unwrap();

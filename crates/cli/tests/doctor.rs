@@ -23,6 +23,12 @@ fn every_line_has_a_mark_and_this_machine_can_train() {
     for name in ["Metal", "Vulkan"] {
         assert!(ran.out.contains(&format!("\n-     {name:<12} for writing")), "{}", ran.out);
     }
+    // Measured where this machine tells, and said where it does not.
+    for name in ["GPU memory", "power", "thermal"] {
+        let line = ran.out.lines().find(|line| line.get(6..).is_some_and(|l| l.starts_with(name)));
+        let line = line.unwrap_or_else(|| panic!("no line about {name}:\n{}", ran.out));
+        assert_eq!(line.starts_with('-'), line.contains(" not measured: "), "{line}");
+    }
     assert!(ran.out.contains("a training step of a very small model works"), "{}", ran.out);
     assert!(
         ran.out.lines().last().unwrap().starts_with("everything that training needs works"),

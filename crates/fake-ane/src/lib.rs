@@ -1,4 +1,4 @@
-//! Apple's private framework and IOSurface, as far as the bridge calls them, on GNUstep's Objective-C
+//! Apple's private framework, IOSurface and Metal, as far as the bridge calls them, on GNUstep's Objective-C
 //! runtime: the bridge's own message sends run on Linux, and its models are evaluated by `mil::eval`.
 //!
 //! What is here follows the bridge's notes of Apple's framework, so it shows that bridge and notes
@@ -13,8 +13,11 @@
 mod framework;
 mod iosurface;
 mod live;
+mod metal;
 mod runtime;
 mod sysctl;
 
 pub use framework::{Fault, compiles, install, install_changed, loaded, most_at_once, temporary_folder};
 pub use live::live;
+pub use metal::{MetalFault, WORKING_SET, metal_fails_next};
+pub use runtime::catch;

@@ -1,8 +1,9 @@
 //! The device on systems that have none: it cannot be made, and says so.
 
-use mil::Verified;
+use mil::{Verified, Weights};
 
 use super::{OpenError, Settings};
+use crate::bare::{Bare, BareModel};
 use crate::chip::Chip;
 use crate::device::{Device, Executable, Port, Request};
 use crate::error::{BindError, CompileError, RunError};
@@ -57,6 +58,40 @@ impl Device for AppleAne {
     }
 
     fn ledger(&self) -> Ledger {
+        match *self {}
+    }
+}
+
+impl Bare for AppleAne {
+    type Model = AppleBare;
+
+    fn fresh(&self, _: Layout) -> Result<Surface, SurfaceError> {
+        match *self {}
+    }
+
+    fn load(&self, _: &str, _: &Weights, _: u64) -> Result<AppleBare, CompileError> {
+        match *self {}
+    }
+}
+
+/// A text on a device that is not there.
+#[derive(Debug)]
+pub enum AppleBare {}
+
+impl BareModel for AppleBare {
+    fn symbols(&self) -> Option<[Vec<String>; 2]> {
+        match *self {}
+    }
+
+    fn run(&self, _: &[&Surface], _: &[&Surface]) -> Result<(), RunError> {
+        match *self {}
+    }
+
+    fn reload(&mut self, _: &str, _: &[u8]) -> Result<(), CompileError> {
+        match *self {}
+    }
+
+    fn new_instance(&mut self, _: &str, _: &[u8]) -> Result<(), CompileError> {
         match *self {}
     }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mil::{Function, ValueId, Verified};
+use mil::{Function, ValueId, Verified, Weights};
 
 use super::attributes::{self, Attributes};
 use super::error::{OpenError, SystemError};
@@ -46,17 +46,17 @@ static LOADED: AtomicU32 = AtomicU32::new(0);
 #[derive(Clone)]
 pub struct AppleAne(Arc<Shared>);
 
-struct Shared {
-    framework: Framework,
+pub(super) struct Shared {
+    pub framework: Framework,
     /// There when evaluations are direct.
     client: Option<Object>,
-    settings: Settings,
+    pub settings: Settings,
     chip: &'static Chip,
     budget: Option<u32>,
     temporary: PathBuf,
     state: Mutex<State>,
     /// Held by the evaluation in flight.
-    engine: Mutex<()>,
+    pub engine: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -151,6 +151,33 @@ impl AppleAne {
     }
 }
 
+impl AppleAne {
+    /// Compiles and loads a text. A drop of the result unloads.
+    pub(super) fn load_text(
+        &self,
+        name: &str,
+        text: &str,
+        weights: Option<&Weights>,
+        offset: u64,
+    ) -> Result<Loaded, CompileError> {
+        let shared = &self.0;
+        let slot = self.admit(name)?;
+        let (framework, qos) = (&shared.framework, shared.settings.qos);
+        let refused = |source| CompileError::System { program: name.into(), source };
+        let model = framework.model(text, weights, offset).map_err(refused)?;
+        let identifier = framework.identifier(&model).map_err(refused)?;
+        let folder = Folder::write(&shared.temporary, &identifier, text, weights)
+            .map_err(|source| CompileError::Files { program: name.into(), source: source.into() })?;
+        framework.compile(&model, qos).map_err(refused)?;
+        let loaded = Loaded { model, device: shared.clone(), folder, _slot: slot };
+        if framework.load(&loaded.model, qos).is_err() {
+            std::thread::sleep(LOAD_AGAIN_AFTER);
+            framework.load(&loaded.model, qos).map_err(refused)?;
+        }
+        Ok(loaded)
+    }
+}
+
 impl Device for AppleAne {
     type Executable = AppleExecutable;
 
@@ -178,36 +205,15 @@ impl Device for AppleAne {
         };
         let inputs = ports(name, function, function.params())?;
         let outputs = ports(name, function, function.outputs())?;
-        let slot = self.admit(name)?;
-
-        let (framework, qos) = (&shared.framework, shared.settings.qos);
-        let refused = |source| CompileError::System { program: name.into(), source };
         let text = program.to_string();
-        let weights = program.weights.as_ref();
-        let model = framework.model(&text, weights).map_err(refused)?;
-        let identifier = framework.identifier(&model).map_err(refused)?;
-        let folder = Folder::write(&shared.temporary, &identifier, &text, weights)
-            .map_err(|source| CompileError::Files { program: name.into(), source: source.into() })?;
-        framework.compile(&model, qos).map_err(refused)?;
-        // From here on a drop unloads.
-        let model = Loaded { model, device: shared.clone(), _folder: folder, _slot: slot };
-        if framework.load(&model.model, qos).is_err() {
-            std::thread::sleep(LOAD_AGAIN_AFTER);
-            framework.load(&model.model, qos).map_err(refused)?;
-        }
+        let model = self.load_text(name, &text, program.weights.as_ref(), 0)?;
+        let framework = &shared.framework;
         let order = Order::of(framework.attributes(&model.model).as_ref(), &inputs, &outputs)
             .map_err(|reason| CompileError::Rejected { program: name.into(), reason })?;
         let inner = shared.client.as_ref().map(|_| framework.inner(&model.model)).transpose();
+        let inner = inner.map_err(|source| CompileError::System { program: name.into(), source })?;
         let predicted_s = clock::program_s(shared.chip, function);
-        let program = Program {
-            name: name.to_string(),
-            inputs,
-            outputs,
-            order,
-            predicted_s,
-            inner: inner.map_err(refused)?,
-            model,
-        };
+        let program = Program { name: name.to_string(), inputs, outputs, order, predicted_s, inner, model };
         shared.state().ledger.entry(name).compiles += 1;
         Ok(AppleExecutable(Arc::new(program)))
     }
@@ -249,10 +255,10 @@ impl Drop for Slot {
 }
 
 /// A compiled model. Fields drop after the unload, in this order.
-struct Loaded {
-    model: Object,
-    device: Arc<Shared>,
-    _folder: Folder,
+pub(super) struct Loaded {
+    pub model: Object,
+    pub device: Arc<Shared>,
+    pub folder: Folder,
     _slot: Slot,
 }
 
@@ -343,6 +349,20 @@ impl Executable for AppleExecutable {
     }
 }
 
+/// A surface as requests take it.
+pub(super) fn wrapped(
+    framework: &Framework,
+    program: &str,
+    port: &str,
+    surface: &Surface,
+) -> Result<Object, BindError> {
+    let foreign = || BindError::Foreign { program: program.into(), name: port.into() };
+    let handle = surface.native::<Handle>().ok_or_else(foreign)?;
+    // SAFETY: the handle, and so its IOSurface, lives through the call.
+    let object = unsafe { framework.wrap(handle.raw()) };
+    object.map_err(|source| BindError::System { program: program.into(), source })
+}
+
 impl Program {
     /// Surfaces as a request takes them, sorted by the index of their symbol.
     fn wrapped(
@@ -352,12 +372,7 @@ impl Program {
         order: &[usize],
     ) -> Result<Vec<(Object, usize)>, BindError> {
         let wrap = |((port, surface), &index): ((&Port, &Surface), &usize)| {
-            let foreign = || BindError::Foreign { program: self.name.clone(), name: port.name.clone() };
-            let handle = surface.native::<Handle>().ok_or_else(foreign)?;
-            // SAFETY: the handle, and so its IOSurface, lives through the call.
-            let object = unsafe { self.model.device.framework.wrap(handle.raw()) };
-            let object = object.map_err(|source| BindError::System { program: self.name.clone(), source })?;
-            Ok((object, index))
+            Ok((wrapped(&self.model.device.framework, &self.name, &port.name, surface)?, index))
         };
         let mut wrapped = ports.iter().zip(surfaces).zip(order).map(wrap).collect::<Result<Vec<_>, _>>()?;
         wrapped.sort_by_key(|(_, index)| *index);
@@ -442,7 +457,7 @@ impl AppleRequest {
     }
 }
 
-fn failed(program: &str, dispatch: u64, system: SystemError) -> RunError {
+pub(super) fn failed(program: &str, dispatch: u64, system: SystemError) -> RunError {
     // Without a status in the text, the error's code is the best there is.
     let status = system.status().unwrap_or(system.code as u32);
     RunError::Failed {

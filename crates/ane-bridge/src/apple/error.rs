@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::surface::{Access, Layout, SurfaceError};
+
 /// An error of Apple's frameworks, word for word, with advice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemError {
@@ -107,6 +109,34 @@ pub enum Mismatch {
     Selector { method: String },
     #[error("{method} has the types `{found}`, not `{wanted}`")]
     Encoding { method: String, found: String, wanted: &'static str },
+}
+
+/// Why a surface is not shared with Metal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages name the fields")]
+pub enum ShareError {
+    #[error(
+        "the surface of {layout} is not in memory that the Neural Engine shares; make it by `AppleAne::surface`"
+    )]
+    Foreign { layout: Layout },
+    #[error(transparent)]
+    Surface(#[from] SurfaceError),
+    #[error("the surface of {layout} could not be locked for {access}: code {code:#x}")]
+    Lock { layout: Layout, access: Access, code: i32 },
+    #[error(
+        "{bytes} bytes at {base:#x} are no whole pages of {page} bytes, which Metal wants of memory that it does not \
+         copy; copy them into a buffer instead"
+    )]
+    Pages { base: usize, bytes: usize, page: usize },
+    #[error("Metal on this system is not as known: {0}; copy the surface instead")]
+    Call(#[from] Mismatch),
+    #[error(transparent)]
+    System(#[from] SystemError),
+    #[error("Metal refused a buffer over {bytes} bytes of a surface; copy them instead")]
+    Refused { bytes: usize },
+    #[error("Metal copied {bytes} bytes of a surface into a buffer of {length} instead of sharing them")]
+    Copied { bytes: usize, length: usize },
 }
 
 #[cfg(test)]

@@ -66,11 +66,21 @@ impl Folder {
         let folder = Self { path, lock_path, lock };
         put(&folder.path.join("model.mil"), text.as_bytes())?;
         for (name, bytes) in weights.into_iter().flat_map(Weights::files) {
-            let below = name.strip_prefix(MODEL_PATH).map(Path::new).filter(|below| plain(below));
-            let below = below.ok_or_else(|| FolderError::Outside { path: name.into() })?;
-            put(&folder.path.join(below), bytes)?;
+            folder.weights(name, bytes)?;
         }
         Ok(folder)
+    }
+
+    /// Writes a weight file, and returns its path.
+    ///
+    /// # Errors
+    /// As [`Folder::write`].
+    pub fn weights(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, FolderError> {
+        let below = name.strip_prefix(MODEL_PATH).map(Path::new).filter(|below| plain(below));
+        let below = below.ok_or_else(|| FolderError::Outside { path: name.into() })?;
+        let path = self.path.join(below);
+        put(&path, bytes)?;
+        Ok(path)
     }
 }
 

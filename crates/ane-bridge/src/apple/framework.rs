@@ -3,7 +3,7 @@
 //! A [`Framework`] exists only when every row of [`table`] that its user needs was found with the
 //! expected types, so its calls cannot meet a missing selector or another type. Objects that calls
 //! return are [`Object`]s, retained; every call has its own autorelease pool, so any thread may call.
-//! An Objective-C exception becomes an error on macOS; in tests on Linux nothing throws.
+//! An Objective-C exception becomes an error.
 
 use std::ffi::{CStr, CString};
 use std::mem::ManuallyDrop;
@@ -16,7 +16,9 @@ use objc2::Message;
 use objc2::encode::{EncodeArguments, EncodeReturn};
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::{AnyClass, AnyObject, Bool, MessageReceiver};
-use objc2_foundation::{NSArray, NSData, NSDictionary, NSError, NSNumber, NSString, NSTemporaryDirectory};
+use objc2_foundation::{
+    NSArray, NSData, NSDictionary, NSError, NSException, NSNumber, NSString, NSTemporaryDirectory, NSURL,
+};
 
 use super::attributes::Attributes;
 use super::error::{Mismatch, OpenError, SystemError};
@@ -44,8 +46,18 @@ impl Drop for Object {
 }
 
 impl Object {
-    fn new(object: Retained<AnyObject>) -> Self {
+    pub(super) fn new(object: Retained<AnyObject>) -> Self {
         Self(ManuallyDrop::new(object))
+    }
+
+    /// Its class.
+    pub(super) fn class(&self) -> &'static AnyClass {
+        self.0.class()
+    }
+
+    /// The object, live as long as this value.
+    pub(super) fn raw(&self) -> NonNull<AnyObject> {
+        NonNull::from(&**self.0)
     }
 
     fn id(&self) -> Id {
@@ -104,7 +116,7 @@ impl Framework {
             Need::Always => true,
             Need::Direct => wanted.direct,
             Need::Statistics => wanted.statistics,
-            Need::Extra => false,
+            Need::Extra | Need::Lab => false,
         };
         let wrong = mismatches();
         let mut fatal = wrong.iter().filter(|(row, _)| needed(row));
@@ -143,11 +155,12 @@ impl Framework {
         autoreleasepool(|_| unsafe { made(&table::CLIENT, to_class(&table::CLIENT, ())?) })
     }
 
-    /// A model of a program's text and its weight files.
-    pub fn model(&self, text: &str, weights: Option<&Weights>) -> Result<Object, SystemError> {
+    /// A model of a program's text and its weight files. `offset` is what their dictionary says of each; 0
+    /// in every published engine but one, which says 64.
+    pub fn model(&self, text: &str, weights: Option<&Weights>, offset: u64) -> Result<Object, SystemError> {
         autoreleasepool(|_| {
             let text = NSData::with_bytes(text.as_bytes());
-            let files = weight_files(weights);
+            let files = weight_files(weights, offset);
             // SAFETY: the row takes NSData, NSDictionary of NSDictionary, and NSData or nil; the result
             // is autoreleased.
             let descriptor = unsafe {
@@ -284,6 +297,43 @@ impl Framework {
         })
     }
 
+    /// Asks for a new instance of a loaded model whose constant `symbol` of the function `main` comes from
+    /// a file. Nobody made it work; the lab asks.
+    pub fn new_instance(
+        &self,
+        client: &Object,
+        inner: &Object,
+        symbol: &str,
+        file: &Path,
+        qos: Qos,
+    ) -> Result<(), SystemError> {
+        let needed =
+            [&table::WEIGHT.row, &table::PROCEDURE.row, &table::INSTANCE.row, &table::NEW_INSTANCE.row];
+        if let Some(row) = needed.into_iter().find(|row| self.missing.contains(row)) {
+            let text = format!("{row} is not as known");
+            return Err(SystemError { text, ..SystemError::silent(call(&table::NEW_INSTANCE)) });
+        }
+        let parameters = autoreleasepool(|_| {
+            let (symbol, main) = (NSString::from_str(symbol), NSString::from_str("main"));
+            let url = NSURL::fileURLWithPath(&NSString::from_str(&file.to_string_lossy()));
+            // SAFETY: the row takes NSString and NSURL; the result is autoreleased.
+            let weight = unsafe { made(&table::WEIGHT, to_class(&table::WEIGHT, (id(&symbol), id(&url)))?)? };
+            let weights = NSArray::from_retained_slice(&[Retained::clone(&weight.0)]);
+            let arguments = (id(&main), id(&weights));
+            // SAFETY: the row takes NSString and an array of weights; the result is autoreleased.
+            let procedure = unsafe { made(&table::PROCEDURE, to_class(&table::PROCEDURE, arguments)?)? };
+            let procedures = NSArray::from_retained_slice(&[Retained::clone(&procedure.0)]);
+            let arguments = (id(&main), id(&procedures));
+            // SAFETY: the row takes NSString and an array of procedures; the result is autoreleased.
+            unsafe { made(&table::INSTANCE, to_class(&table::INSTANCE, arguments)?) }
+        })?;
+        done(&table::NEW_INSTANCE, |error| {
+            let arguments = (inner.id(), self.options.id(), parameters.id(), qos.raw(), error);
+            // SAFETY: the row takes a model, NSDictionary, parameters, u32 and a place for an error.
+            unsafe { to(client, &table::NEW_INSTANCE, arguments) }
+        })
+    }
+
     /// A place for statistics, once the model collects them.
     pub fn statistics(&self, model: &Object) -> Result<Object, SystemError> {
         /// All of them; which bit is the time is not known.
@@ -303,13 +353,16 @@ impl Framework {
     }
 }
 
-/// `{path: {"offset": 0, "data": bytes}}`. Without files it is empty, not nil, which crashed (Orion 11).
-fn weight_files(weights: Option<&Weights>) -> Retained<NSDictionary<NSString, NSDictionary<NSString>>> {
+/// `{path: {"offset": …, "data": bytes}}`. Without files it is empty, not nil, which crashed (Orion 11).
+fn weight_files(
+    weights: Option<&Weights>,
+    offset: u64,
+) -> Retained<NSDictionary<NSString, NSDictionary<NSString>>> {
     let names = [NSString::from_str("offset"), NSString::from_str("data")];
     let mut paths = Vec::new();
     let mut entries = Vec::new();
     for (path, bytes) in weights.into_iter().flat_map(Weights::files) {
-        let offset = object(NSNumber::new_u64(0));
+        let offset = object(NSNumber::new_u64(offset));
         let data = object(NSData::with_bytes(bytes));
         paths.push(NSString::from_str(path));
         entries.push(NSDictionary::from_retained_objects(&[&*names[0], &*names[1]], &[offset, data]));
@@ -351,7 +404,11 @@ where
 ///
 /// # Safety
 /// The row was found in the framework, the receiver is of its class, and the arguments are what it takes.
-unsafe fn to<A, R>(receiver: &Object, method: &Method<A, R>, arguments: A) -> Result<R, SystemError>
+pub(super) unsafe fn to<A, R>(
+    receiver: &Object,
+    method: &Method<A, R>,
+    arguments: A,
+) -> Result<R, SystemError>
 where
     A: EncodeArguments,
     R: EncodeReturn,
@@ -362,27 +419,34 @@ where
 }
 
 /// Runs a call; an exception becomes an error.
-#[cfg(target_os = "macos")]
 fn caught<R>(call: &'static str, f: impl FnOnce() -> R) -> Result<R, SystemError> {
-    objc2::exception::catch(std::panic::AssertUnwindSafe(f)).map_err(|exception| SystemError {
-        call,
-        domain: "NSException".into(),
-        code: 0,
-        text: exception.map_or("an exception without an object".into(), |e| e.to_string()),
-    })
+    #[cfg(target_os = "macos")]
+    let result = objc2::exception::catch(std::panic::AssertUnwindSafe(f)).map_err(|e| e.map(object));
+    #[cfg(not(target_os = "macos"))]
+    let result = fake_ane::catch(f);
+    result.map_err(|exception| thrown(call, exception))
 }
 
-#[cfg(not(target_os = "macos"))]
-#[expect(clippy::unnecessary_wraps, reason = "the signature of the other systems")]
-fn caught<R>(_: &'static str, f: impl FnOnce() -> R) -> Result<R, SystemError> {
-    Ok(f())
+/// What an exception says. Any object may be thrown, nil too.
+fn thrown(call: &'static str, exception: Option<Retained<AnyObject>>) -> SystemError {
+    let text = exception.map_or("an exception without an object".into(), |exception| {
+        let Some(exception) = exception.downcast_ref::<NSException>() else {
+            return format!(
+                "an object of the class {} was thrown",
+                exception.class().name().to_string_lossy()
+            );
+        };
+        let reason = exception.reason().map_or("it gives no reason".into(), |reason| reason.to_string());
+        format!("{}: {reason}", exception.name())
+    });
+    SystemError { call, domain: "NSException".into(), code: 0, text }
 }
 
 /// Keeps the object that a call returned, autoreleased or borrowed.
 ///
 /// # Safety
 /// `found` is nil or a live object.
-unsafe fn made<A>(method: &Method<A, Id>, found: Id) -> Result<Object, SystemError> {
+pub(super) unsafe fn made<A>(method: &Method<A, Id>, found: Id) -> Result<Object, SystemError> {
     // SAFETY: the caller's promise.
     let found = unsafe { Retained::retain_autoreleased(found) };
     found.map(Object::new).ok_or_else(|| SystemError {

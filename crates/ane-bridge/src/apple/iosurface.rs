@@ -20,8 +20,9 @@ use super::sys;
 use super::table::IOSurface;
 use crate::surface::{Access, Element, Layout, Memory, Surface, SurfaceError};
 
-/// Bytes of the smallest IOSurface: smaller ones were refused on an M3 Pro (jafreck/ironmill).
-const LEAST_BYTES: usize = 16 << 10;
+/// Bytes of a page on Apple silicon. IOSurfaces take whole pages, the smallest one (smaller ones were
+/// refused on an M3 Pro, jafreck/ironmill); asking for whole ones lets Metal share the memory.
+pub const PAGE: usize = 16 << 10;
 /// Tries before a surface is not to be had. `IOSurfaceCreate` failed now and then when much was
 /// allocated (whiskeypolitik/rustane, docs/iosurface-error).
 const TRIES: u32 = 3;
@@ -52,17 +53,85 @@ impl Handle {
     }
 }
 
+/// A surface that is locked for the processor, and so mapped, until this value drops.
+#[derive(Debug)]
+pub struct Locked {
+    handle: Handle,
+    access: Access,
+    base: NonNull<c_void>,
+}
+
+impl Handle {
+    /// Locks the surface until the result drops. Guards of [`Surface`] are not asked: hold the surface
+    /// first.
+    pub fn locked(&self, access: Access) -> Result<Locked, i32> {
+        Ok(Locked { base: self.lock(access)?, handle: self.clone(), access })
+    }
+
+    /// Locks the surface, and tells where its bytes are.
+    fn lock(&self, access: Access) -> Result<NonNull<c_void>, i32> {
+        let surface = self.raw().as_ptr();
+        // SAFETY: the surface is live; a null seed is allowed.
+        let code = unsafe { sys::IOSurfaceLock(surface, options(access), ptr::null_mut()) };
+        if code != 0 {
+            return Err(code);
+        }
+        // SAFETY: the surface is live and locked.
+        let base = NonNull::new(unsafe { sys::IOSurfaceGetBaseAddress(surface) });
+        base.ok_or_else(|| {
+            self.unlock(access);
+            -1
+        })
+    }
+
+    /// Ends a lock of this access.
+    fn unlock(&self, access: Access) {
+        // SAFETY: the surface is live, and was locked with these options. The result says only that
+        // the lock was not held, which cannot be.
+        unsafe { sys::IOSurfaceUnlock(self.raw().as_ptr(), options(access), ptr::null_mut()) };
+    }
+}
+
+impl Locked {
+    /// Where the bytes are.
+    pub fn base(&self) -> NonNull<c_void> {
+        self.base
+    }
+
+    /// How many there are.
+    pub fn bytes(&self) -> usize {
+        // SAFETY: the surface is live.
+        unsafe { sys::IOSurfaceGetAllocSize(self.handle.raw().as_ptr()) }
+    }
+}
+
+// SAFETY: IOSurface functions may be called from any thread, and the address is only told here.
+unsafe impl Send for Locked {}
+// SAFETY: as above.
+unsafe impl Sync for Locked {}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.handle.unlock(self.access);
+    }
+}
+
 /// A new surface of zeros.
 pub fn create(layout: Layout) -> Result<Surface, SurfaceError> {
+    let surface = fresh(layout)?;
+    surface.write()?.fill(0.0);
+    Ok(surface)
+}
+
+/// A new surface with the content that the system gives it.
+pub fn fresh(layout: Layout) -> Result<Surface, SurfaceError> {
     if layout.rows() == 0 || layout.width == 0 {
         return Err(SurfaceError::Empty { layout });
     }
     let no_memory = || SurfaceError::NoMemory { layout, bytes: layout.bytes() };
     // A number in a property is signed.
-    let bytes = layout.bytes().max(LEAST_BYTES);
-    if bytes > isize::MAX as usize {
-        return Err(no_memory());
-    }
+    let whole = layout.bytes().checked_next_multiple_of(PAGE).filter(|bytes| isize::try_from(*bytes).is_ok());
+    let bytes = whole.ok_or_else(no_memory)?;
     let surface = (0..TRIES).find_map(|attempt| {
         std::thread::sleep(Duration::from_millis(u64::from(10 * attempt)));
         allocate(bytes)
@@ -74,9 +143,7 @@ pub fn create(layout: Layout) -> Result<Surface, SurfaceError> {
         elements: layout.bytes() / layout.element.bytes(),
         element: layout.element,
     };
-    let surface = Surface::with_native(layout, Box::new(memory), Box::new(handle));
-    surface.write()?.fill(0.0);
-    Ok(surface)
+    Ok(Surface::with_native(layout, Box::new(memory), Box::new(handle)))
 }
 
 fn allocate(bytes: usize) -> Option<NonNull<IOSurface>> {
@@ -136,26 +203,13 @@ impl Mapped {
 
 impl Memory for Mapped {
     fn lock(&self, access: Access) -> Result<(), i32> {
-        let surface = self.handle.raw().as_ptr();
-        // SAFETY: the surface is live; a null seed is allowed.
-        let code = unsafe { sys::IOSurfaceLock(surface, options(access), ptr::null_mut()) };
-        if code != 0 {
-            return Err(code);
-        }
-        // SAFETY: the surface is live and locked.
-        let base = unsafe { sys::IOSurfaceGetBaseAddress(surface) };
-        if base.is_null() {
-            self.unlock(access);
-            return Err(-1);
-        }
-        self.base.store(base.cast(), Ordering::Release);
+        let base = self.handle.lock(access)?;
+        self.base.store(base.as_ptr().cast(), Ordering::Release);
         Ok(())
     }
 
     fn unlock(&self, access: Access) {
-        // SAFETY: the surface is live, and was locked with these options. The result says only that
-        // the lock was not held, which cannot be.
-        unsafe { sys::IOSurfaceUnlock(self.handle.raw().as_ptr(), options(access), ptr::null_mut()) };
+        self.handle.unlock(access);
     }
 
     fn slice(&self) -> Slice<'_> {

@@ -13,8 +13,9 @@ pub struct Machine {
     pub efficiency_cores: u32,
     /// Bytes of memory.
     pub memory: u64,
-    /// Bytes that the GPU may keep resident, where the owner set a limit.
-    pub gpu_limit: Option<u64>,
+    /// Bytes that the GPU may keep resident: Metal's recommended working set, which follows a limit that
+    /// the owner set (`iogpu.wired_limit_mb`).
+    pub gpu_memory: Option<u64>,
     /// The version of macOS, such as `26.3`.
     pub os_version: String,
     /// Its build, such as `25D125`.
@@ -83,7 +84,7 @@ impl fmt::Display for Machine {
         let Self { chip, performance_cores, efficiency_cores, os_version, os_build, thermal, .. } = self;
         let gib = self.memory >> 30;
         write!(f, "{chip}, {performance_cores}+{efficiency_cores} cores, {gib} GiB")?;
-        if let Some(limit) = self.gpu_limit {
+        if let Some(limit) = self.gpu_memory {
             write!(f, " ({} GiB for the GPU)", limit >> 30)?;
         }
         write!(f, ", macOS {os_version} ({os_build}), ")?;
@@ -112,7 +113,7 @@ mod macos {
     use objc2_foundation::{NSProcessInfo, NSString};
 
     use super::{Machine, Thermal};
-    use crate::apple::{sys, system};
+    use crate::apple::{Gpu, sys, system};
 
     // Source: IOKit/ps/IOPowerSources.h of Apple's SDK.
     #[link(name = "IOKit", kind = "framework")]
@@ -134,7 +135,7 @@ mod macos {
             performance_cores: cores(c"hw.perflevel0.physicalcpu"),
             efficiency_cores: cores(c"hw.perflevel1.physicalcpu"),
             memory: system::number(c"hw.memsize")?,
-            gpu_limit: system::number(c"iogpu.wired_limit_mb").filter(|&mib| mib > 0).map(|mib| mib << 20),
+            gpu_memory: Gpu::system().and_then(|gpu| gpu.working_set()),
             os_version: system::version()?,
             os_build: system::build()?,
             power: power(),
@@ -168,7 +169,7 @@ mod tests {
             performance_cores: 12,
             efficiency_cores: 4,
             memory: 128 << 30,
-            gpu_limit: None,
+            gpu_memory: Some(96 << 30),
             os_version: "26.3".into(),
             os_build: "25D125".into(),
             power: Some("AC Power".into()),
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(mac().slowed_by(), Vec::<String>::new());
         assert_eq!(
             mac().to_string(),
-            "Apple M4 Max, 12+4 cores, 128 GiB, macOS 26.3 (25D125), AC Power, thermal state nominal"
+            "Apple M4 Max, 12+4 cores, 128 GiB (96 GiB for the GPU), macOS 26.3 (25D125), AC Power, thermal state nominal"
         );
         let power = Some("Battery Power".into());
         let tired = Machine { power, low_power: true, thermal: Thermal::of(2), ..mac() };

@@ -4,9 +4,9 @@
 //! table      every call: class, selector, types, source
 //! sys        the public C functions: IOSurface, loader, sysctl
 //! framework  the loaded framework, one Result per call; attributes: what its compiler tells
-//! iosurface  surfaces in memory that the engine shares
+//! iosurface  surfaces in memory that the engine shares; metal: the same memory for the GPU
 //! folder     the files that the compiler reads, and their removal
-//! device     AppleAne: the safe Device
+//! device     AppleAne: the safe Device; bare: what the lab asks below it
 //! machine    what the Mac says of itself
 //! probe      whether all this works on this machine
 //! ```
@@ -21,7 +21,7 @@ mod machine;
 mod probe;
 mod settings;
 
-pub use error::{Mismatch, OpenError, SystemError};
+pub use error::{Mismatch, OpenError, ShareError, SystemError};
 pub use machine::{Machine, Thermal, machine};
 pub use probe::{Finding, Probe, probe};
 pub use settings::{Budget, FRAMEWORK, Qos, Route, Settings};
@@ -35,6 +35,8 @@ compile_error!("the feature `gnustep` is for tests on Linux; build without it on
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 mod attributes;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
+mod bare;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
 #[allow(unsafe_code, reason = "device.rs promises that live surfaces are wrapped")]
 mod device;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
@@ -46,6 +48,9 @@ mod framework;
 #[allow(unsafe_code, reason = "calls IOSurface")]
 mod iosurface;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[allow(unsafe_code, reason = "sends messages to Metal")]
+mod metal;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
 #[allow(unsafe_code, non_upper_case_globals, reason = "declares C functions under their own names")]
 mod sys;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
@@ -55,14 +60,18 @@ mod system;
 #[allow(unsafe_code, reason = "reads the runtime's types")]
 pub mod table;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
+pub use bare::AppleBare;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
 pub use device::{AppleAne, AppleExecutable, AppleRequest};
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+pub use metal::{Gpu, SharedBuffer};
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 pub use system::{build as system_build, chip as system_chip};
 
 #[cfg(not(any(target_os = "macos", feature = "gnustep")))]
 mod absent;
 #[cfg(not(any(target_os = "macos", feature = "gnustep")))]
-pub use absent::{AppleAne, AppleExecutable, AppleRequest, system_build, system_chip};
+pub use absent::{AppleAne, AppleBare, AppleExecutable, AppleRequest, system_build, system_chip};
 
 /// On Linux, what the calls of [`sys`] and the Objective-C runtime are linked with.
 #[cfg(feature = "gnustep")]

@@ -6,6 +6,7 @@
 //! calls       every row of the table, as known
 //! device      it opens, and its chip is known
 //! program     one is compiled, loaded, run and gives what mil::eval gives, bit for bit
+//! memory      Metal takes a surface's as it lies
 //! ```
 //!
 //! The program multiplies small integers, so every arithmetic there is gives the same bits: a
@@ -87,7 +88,36 @@ pub fn probe(settings: &Settings) -> Probe {
             probe.route = probe.route.or(Some(route));
         }
     }
+    if let Some(route) = probe.route {
+        probe.findings.extend(examine_metal(&Settings { route, ..settings.clone() }));
+    }
     probe
+}
+
+#[cfg(not(any(target_os = "macos", feature = "gnustep")))]
+fn examine_metal(_: &Settings) -> Option<Finding> {
+    None
+}
+
+/// Whether the GPU has a surface's memory as its own; `None` where there is no GPU.
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+fn examine_metal(settings: &Settings) -> Option<Finding> {
+    use super::Gpu;
+    use crate::surface::{Access, Layout};
+
+    let gpu = Gpu::system()?;
+    let share = || -> Result<usize, String> {
+        let device = AppleAne::open(settings.clone()).map_err(|e| chain(&e))?;
+        let surface = device.surface(Layout::fp16(EXTENTS[0], EXTENTS[1])).map_err(|e| chain(&e))?;
+        Ok(gpu.share(&surface, Access::Read).map_err(|e| chain(&e))?.bytes())
+    };
+    let result = share();
+    let ok = result.is_ok();
+    let found = result.map_or_else(
+        |error| error,
+        |bytes| format!("a surface of {bytes} bytes is a Metal buffer too, without a copy"),
+    );
+    Some(Finding { name: "shared memory", ok, found })
 }
 
 #[cfg(not(any(target_os = "macos", feature = "gnustep")))]
@@ -124,6 +154,7 @@ fn examine_framework(settings: &Settings, findings: &mut Vec<Finding>) -> bool {
             Need::Direct => " (only for the direct path)",
             Need::Statistics => " (only for statistics)",
             Need::Extra => " (done without)",
+            Need::Lab => " (only for the lab)",
         };
         found += &format!("; {mismatch}{needed}");
     }

@@ -1,11 +1,12 @@
 //! Functions and values of the system, as C declares them.
 //!
-//! IOSurface, CoreFoundation, the loader and sysctl are public. On Linux, tests link `fake_ane`, which
-//! defines the same names. Sources: the headers IOSurface/IOSurfaceRef.h, CoreFoundation/CFBase.h,
-//! dlfcn.h and sys/sysctl.h.
+//! IOSurface, Metal, CoreFoundation, the loader and sysctl are public. On Linux, tests link `fake_ane`,
+//! which defines the same names. Sources: the headers IOSurface/IOSurfaceRef.h, Metal/MTLDevice.h,
+//! CoreFoundation/CFBase.h, dlfcn.h and sys/sysctl.h.
 
 use std::ffi::{c_char, c_int, c_void};
 
+use objc2::runtime::AnyObject;
 use objc2_foundation::NSString;
 
 use super::table::IOSurface;
@@ -41,6 +42,12 @@ unsafe extern "C" {
 #[cfg_attr(target_os = "macos", link(name = "CoreFoundation", kind = "framework"))]
 unsafe extern "C" {
     pub fn CFRelease(object: *const c_void);
+}
+
+#[cfg_attr(target_os = "macos", link(name = "Metal", kind = "framework"))]
+unsafe extern "C" {
+    /// An `MTLDevice` that the caller owns; nil where there is none.
+    pub fn MTLCreateSystemDefaultDevice() -> *mut AnyObject;
 }
 
 unsafe extern "C" {

@@ -1,16 +1,18 @@
-//! Every Objective-C call that the bridge makes into the private framework: class, selector, types,
-//! source, and since which macOS it was seen.
+//! Every Objective-C call that the bridge makes into the private framework and into Metal: class, selector,
+//! types, source, and since which macOS it was seen.
 //!
 //! Calls go through a row ([`Method`]), so a selector or type that is not in this table cannot be sent;
 //! [`check`] compares the rows with the framework of the machine before the first call. Encodings are
 //! Objective-C's, without frame offsets: `@` object, `:` selector, `B` BOOL, `I` u32, `Q` u64,
-//! `^@` NSError**. Nobody documents these calls: each row names who uses it on hardware.
+//! `^@` NSError**, `@?` block. Nobody documents the framework's calls: each row names who uses it on
+//! hardware. Metal's are public, and its rows name the header.
 
 use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
+use block2::Block;
 use objc2::encode::{EncodeArguments, EncodeReturn, Encoding, RefEncode};
 use objc2::runtime::{AnyClass, AnyObject, Bool, Sel};
 use objc2_foundation::NSError;
@@ -21,6 +23,9 @@ use super::error::Mismatch;
 pub type Id = *mut AnyObject;
 /// Where a call leaves its error.
 pub type ErrorOut = *mut *mut NSError;
+
+/// What Metal calls when it is done with bytes that are not its own: address, length.
+pub type Deallocator = *mut Block<dyn Fn(*mut c_void, usize)>;
 
 /// What `IOSurfaceRef` points to.
 #[repr(C)]
@@ -53,6 +58,8 @@ pub enum Need {
     Statistics,
     /// Something is checked more thoroughly with it.
     Extra,
+    /// A question of the lab is put with it.
+    Lab,
 }
 
 /// One call, as text.
@@ -110,7 +117,7 @@ impl<A: EncodeArguments, R: EncodeReturn> Method<A, R> {
 }
 
 macro_rules! methods {
-    ($($(#[$doc:meta])* $name:ident: $kind:ident $class:literal $selector:literal
+    ($rows:ident, $typed:ident; $($(#[$doc:meta])* $name:ident: $kind:ident $class:literal $selector:literal
         ($($argument:ty),*) -> $result:ty, $encoding:literal, $need:ident, $since:literal, $source:literal;)*) => {
         $($(#[$doc])* pub static $name: Method<($($argument,)*), $result> = Method::new(Row {
             class: $class,
@@ -122,17 +129,18 @@ macro_rules! methods {
             source: $source,
         });)*
 
-        /// Every row.
-        pub static ROWS: &[&Row] = &[$(&$name.row),*];
+        /// Every row, in order.
+        pub static $rows: &[&Row] = &[$(&$name.row),*];
 
         /// Every row, with the encoding that its Rust types have.
-        pub fn typed() -> Vec<(&'static Row, String)> {
+        pub fn $typed() -> Vec<(&'static Row, String)> {
             vec![$((&$name.row, $name.typed())),*]
         }
     };
 }
 
 methods! {
+    ROWS, typed;
     /// Descriptor of a program: UTF-8 text, weight files by path, options or nil. Autoreleased; nil when refused.
     DESCRIBE: Class c"_ANEInMemoryModelDescriptor" c"modelWithMILText:weights:optionsPlist:"
         (Id, Id, Id) -> Id, "@@:@@@", Always, "15.0", "maderix/ANE, bridge/ane_bridge.m";
@@ -160,9 +168,9 @@ methods! {
     /// The model as the client knows it.
     INNER: Instance c"_ANEInMemoryModel" c"model"
         () -> Id, "@@:", Direct, "26.3", "thebasedcapital/ane-infer, docs/ane-internals.md";
-    /// Which statistics are collected.
+    /// Which statistics are collected. No source says what the bits mean; the bridge sets all of them, a guess.
     STATISTICS_MASK: Instance c"_ANEInMemoryModel" c"setPerfStatsMask:"
-        (u32) -> (), "v@:I", Statistics, "26.3", "thebasedcapital/ane-infer, docs/ane-internals.md";
+        (u32) -> (), "v@:I", Statistics, "26.3", "thebasedcapital/ane-infer, docs/ane-internals.md; the mask is our guess";
     /// Wraps an IOSurface, which it retains.
     WRAP: Class c"_ANEIOSurfaceObject" c"objectWithIOSurface:"
         (*mut IOSurface) -> Id, "@@:^{__IOSurface=}", Always, "15.0", "computer-graphics-tools/ane";
@@ -182,9 +190,38 @@ methods! {
     /// Time of the last evaluation in nanoseconds, by the hardware. Zero was read through the daemon.
     HARDWARE_TIME: Instance c"_ANEPerformanceStats" c"hwExecutionTime"
         () -> u64, "Q@:", Statistics, "26.3", "maderix/ANE, training/m5result.md";
+    /// A constant by its name in the program, and the file that it comes from. Autoreleased.
+    WEIGHT: Class c"_ANEWeight" c"weightWithSymbolAndURL:weightURL:"
+        (Id, Id) -> Id, "@@:@@", Lab, "15.4", "jafreck/ironmill, ironmill-ane-sys";
+    /// A function by its name, and its constants. Autoreleased.
+    PROCEDURE: Class c"_ANEProcedureData" c"procedureDataWithSymbol:weightArray:"
+        (Id, Id) -> Id, "@@:@@", Lab, "15.4", "jafreck/ironmill, ironmill-ane-sys";
+    /// A name and functions of an instance. Autoreleased.
+    INSTANCE: Class c"_ANEModelInstanceParameters" c"withProcedureData:procedureArray:"
+        (Id, Id) -> Id, "@@:@@", Lab, "15.4", "jafreck/ironmill, ironmill-ane-sys";
+    /// Loads another instance of a loaded model: model, options, parameters, priority.
+    NEW_INSTANCE: Instance c"_ANEClient" c"loadModelNewInstance:options:modelInstParams:qos:error:"
+        (Id, Id, Id, u32, ErrorOut) -> Bool, "B@:@@@I^@", Lab, "15.4", "jafreck/ironmill, ironmill-ane-sys";
     /// Whether this machine has an engine.
     HAS_ENGINE: Class c"_ANEDeviceInfo" c"hasANE"
         () -> Bool, "B@:", Extra, "15.4", "jafreck/ironmill, ironmill-ane-sys";
+}
+
+methods! {
+    METAL_ROWS, metal_typed;
+    /// Bytes that the GPU may keep resident without losing speed.
+    WORKING_SET: Instance c"MTLDevice" c"recommendedMaxWorkingSetSize"
+        () -> u64, "Q@:", Extra, "10.12", "Metal/MTLDevice.h";
+    /// A buffer of bytes where they lie: address, length, options, what to call at its end. The caller owns
+    /// the result.
+    NO_COPY: Instance c"MTLDevice" c"newBufferWithBytesNoCopy:length:options:deallocator:"
+        (*mut c_void, usize, usize, Deallocator) -> Id, "@@:^vQQ@?", Extra, "10.11", "Metal/MTLDevice.h";
+    /// Where a buffer's bytes are.
+    CONTENTS: Instance c"MTLBuffer" c"contents"
+        () -> *mut c_void, "^v@:", Extra, "10.11", "Metal/MTLBuffer.h";
+    /// How many there are.
+    LENGTH: Instance c"MTLBuffer" c"length"
+        () -> usize, "Q@:", Extra, "10.11", "Metal/MTLResource.h";
 }
 
 /// Compares a row with the classes that are loaded.
@@ -193,7 +230,15 @@ methods! {
 /// [`Mismatch`] when class or selector is not there, or has other types.
 pub fn check(row: &'static Row) -> Result<(), Mismatch> {
     let class = || row.class.to_str().unwrap_or_default();
-    let found = AnyClass::get(row.class).ok_or(Mismatch::Class { class: class() })?;
+    check_in(row, AnyClass::get(row.class).ok_or(Mismatch::Class { class: class() })?)
+}
+
+/// Compares a row with a class: of an object whose class has another name than the row's, which is a
+/// protocol's.
+///
+/// # Errors
+/// [`Mismatch`] when the selector is not there, or has other types.
+pub fn check_in(row: &Row, found: &AnyClass) -> Result<(), Mismatch> {
     let selector = Sel::register(row.selector);
     let method = match row.kind {
         Kind::Class => found.class_method(selector),
@@ -219,13 +264,20 @@ pub fn check(row: &'static Row) -> Result<(), Mismatch> {
 fn normal(encoding: &str) -> String {
     let bool_here = Bool::ENCODING_RETURN.to_string();
     let mut depth = 0usize;
+    // Some compilers add a block's own types: `@?<v@?^vQ>`.
+    let mut block = 0usize;
     let kept = encoding.chars().filter(|c| {
         match c {
             '{' | '(' => depth += 1,
             '}' | ')' => depth = depth.saturating_sub(1),
+            '<' if depth == 0 => block += 1,
+            '>' if depth == 0 => {
+                block = block.saturating_sub(1);
+                return false;
+            }
             _ => {}
         }
-        depth > 0 || !(c.is_ascii_digit() || "rnNoORV".contains(*c))
+        block == 0 && (depth > 0 || !(c.is_ascii_digit() || "rnNoORV".contains(*c)))
     });
     let kept: String = kept.collect();
     // Only results are BOOL in this table.
@@ -244,17 +296,18 @@ mod tests {
 
     #[test]
     fn rust_types_are_those_of_the_text() {
-        for (row, typed) in typed() {
+        for (row, typed) in typed().into_iter().chain(metal_typed()) {
             assert_eq!(typed, row.encoding, "{row}");
         }
     }
 
     #[test]
     fn selectors_take_as_many_arguments_as_their_types() {
-        for row in ROWS {
+        for row in ROWS.iter().chain(METAL_ROWS) {
             let colons = row.selector.to_bytes().iter().filter(|&&b| b == b':').count();
             let arguments = row.encoding.split_once("@:").expect("receiver and selector").1;
             let structs = arguments.replace("^{__IOSurface=}", "^").replace("^@", "^");
+            let structs = structs.replace("^v", "^").replace("@?", "@");
             assert_eq!(colons, structs.len(), "{row}");
         }
     }
@@ -265,5 +318,6 @@ mod tests {
         assert_eq!(normal("B44@0:8I16@20@28o^@36"), "B@:I@@^@");
         assert_eq!(normal(&format!("{}24@0:8Q16", Bool::ENCODING_RETURN)), "B@:Q");
         assert_eq!(normal("v20@0:8{a1=I}16"), "v@:{a1=I}");
+        assert_eq!(normal("@48@0:8^v16Q24Q32@?<v@?^vQ>40"), "@@:^vQQ@?");
     }
 }

@@ -108,28 +108,49 @@ pub fn ties(subject: &impl Subject) -> Result<Answer, LabError> {
             let y = b.input("i01_y", DType::Fp16, [1, 1, 1, WIDE]);
             let z = b.input("i02_z", DType::Fp32, [1, 1, 1, WIDE]);
             let (sum, difference, product) = (b.add(x, y), b.sub(x, y), b.mul(x, y));
+            let quotient = b.op("real_div", vec![("x", Arg::Value(x)), ("y", Arg::Value(y))]);
             let cast = b.cast(z, DType::Fp16);
             b.output("o00_sum", sum);
             b.output("o01_difference", difference);
             b.output("o02_product", product);
-            b.output("o03_cast", cast);
+            b.output("o03_quotient", quotient);
+            b.output("o04_cast", cast);
         }),
     );
     let unit = 2f32.powi(-10);
     let mut inputs = vec![vec![0.0; WIDE]; 3];
-    // Columns 0 and 1 for the sum, 2 and 3 for the difference, 4 and 5 for the product.
-    inputs[0][..6].copy_from_slice(&[2048.0, 2050.0, 2048.0, 2050.0, 1.0 + 3.0 * unit, 1.0 + unit]);
-    inputs[1][..6].copy_from_slice(&[1.0, 1.0, -1.0, -1.0, 1.5, 1.5]);
+    // The smallest fp16: a quotient that fits no fp16 is a tie only among its few multiples.
+    let least = 2f32.powi(-24);
+    // Columns 0 and 1 for the sum, 2 and 3 for the difference, 4 and 5 for the product, 6 and 7 for the
+    // quotient. The rest divides by one.
+    inputs[1].fill(1.0);
+    inputs[0][..8].copy_from_slice(&[
+        2048.0,
+        2050.0,
+        2048.0,
+        2050.0,
+        1.0 + 3.0 * unit,
+        1.0 + unit,
+        5.0 * least,
+        3.0 * least,
+    ]);
+    inputs[1][..8].copy_from_slice(&[1.0, 1.0, -1.0, -1.0, 1.5, 1.5, 2.0, 2.0]);
     inputs[2][..2].copy_from_slice(&[2049.0, 2051.0]);
     let found = run_once(&device, "ties", &program, &inputs)?;
     let whole = ([2048.0, 2052.0], [2050.0, 2052.0]);
     // 1.5 · (1 + 3u) = 1.5 + 4.5u and 1.5 · (1 + u) = 1.5 + 1.5u.
     let parts = ([1.5 + 4.0 * unit, 1.5 + 2.0 * unit], [1.5 + 5.0 * unit, 1.5 + 2.0 * unit]);
+    // 2.5 and 1.5 of the smallest.
+    let small = ([2.0 * least, 2.0 * least], [3.0 * least, 2.0 * least]);
     let mut verdict = Vec::new();
     let mut detail = Vec::new();
-    for (name, output, at, (even, away)) in
-        [("add", 0, 0, whole), ("sub", 1, 2, whole), ("mul", 2, 4, parts), ("cast", 3, 0, whole)]
-    {
+    for (name, output, at, (even, away)) in [
+        ("add", 0, 0, whole),
+        ("sub", 1, 2, whole),
+        ("mul", 2, 4, parts),
+        ("div", 3, 6, small),
+        ("cast", 4, 0, whole),
+    ] {
         let pair = [found[output][at], found[output][at + 1]];
         verdict.push(format!("{name} {}", rounding(pair, even, away)));
         detail.push(format!("{name}: {} and {}", pair[0], pair[1]));
@@ -165,18 +186,25 @@ pub fn reduction(subject: &impl Subject) -> Result<Answer, LabError> {
 pub fn functions(subject: &impl Subject) -> Result<Answer, LabError> {
     const SIDE: usize = 256;
     let device = subject.open(Route::Daemon)?;
-    let names = ["exp", "sigmoid", "tanh"];
+    let names = ["exp", "sigmoid", "tanh", "softmax"];
     let program = checked(
         &device,
         build(|b| {
             let x = b.input("i00_x", DType::Fp16, [1, SIDE, 1, SIDE]);
-            for (i, name) in names.into_iter().enumerate() {
+            for (i, name) in names[..3].iter().enumerate() {
                 let y = b.op(name, vec![("x", Arg::Value(x))]);
                 b.output(&format!("o0{i}_{name}"), y);
             }
+            // Beside a zero: 1 / (1 + e⁻ˣ), and all of its parts.
+            let pairs = b.input("i01_pairs", DType::Fp16, [1, 2, SIDE, SIDE]);
+            let y = b.softmax(pairs, 1);
+            let first = b.slice(y, &[0, 0, 0, 0], &[1, 1, SIDE, SIDE]);
+            b.output("o03_softmax", first);
         }),
     );
-    let inputs = [(0..=u16::MAX).map(|bits| f16::from_bits(bits).to_f32()).collect::<Vec<_>>()];
+    let all: Vec<_> = (0..=u16::MAX).map(|bits| f16::from_bits(bits).to_f32()).collect();
+    let pairs = all.iter().copied().chain(std::iter::repeat_n(0.0, all.len())).collect();
+    let inputs = [all, pairs];
     let found = run_once(&device, "functions", &program, &inputs)?;
     let wanted = evaluate(&program, Arithmetic::Exact, &inputs);
     let mut answer = Answer::default();

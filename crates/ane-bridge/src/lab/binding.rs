@@ -6,12 +6,13 @@ use std::{fs, io};
 
 use half::f16;
 use mil::eval::{Slice, SliceMut};
-use mil::{DType, Program};
+use mil::{Builder, DType, Program, Weights};
 
-use super::rig::{Rig, build, checked};
+use super::rig::{Rig, build, causes, checked};
 use super::{Answer, LabError, Subject};
 use crate::apple::Route;
-use crate::surface::Surface;
+use crate::bare::{Bare, BareModel};
+use crate::surface::{Layout, Surface};
 
 const CHANNELS: usize = 8;
 
@@ -70,23 +71,69 @@ pub fn pitch(subject: &impl Subject) -> Result<Answer, LabError> {
     Ok(Answer::new(verdict.join(" and "), detail.join("; ")))
 }
 
-pub fn order(subject: &impl Subject) -> Result<Answer, LabError> {
-    // In byte order, which is neither alphabetical (a10 before B) nor by number (a9 before a10).
-    let names = [("B", "O_z"), ("a10", "o10"), ("a9", "o9"), ("c", "p")];
-    let device = subject.open(Route::Daemon)?;
+/// Inputs and outputs in byte order, which is neither alphabetical (a10 before B) nor by number (a9 before
+/// a10): output `i` is input `i`.
+const NAMES: [(&str, &str); 4] = [("B", "O_z"), ("a10", "o10"), ("a9", "o9"), ("c", "p")];
+
+/// A program of [`NAMES`], declared in this order.
+fn named(order: [usize; 4]) -> String {
     let program = build(|b| {
-        let inputs: Vec<_> =
-            names.iter().map(|(name, _)| b.input(name, DType::Fp16, [1, CHANNELS, 1, 32])).collect();
-        for (x, (_, name)) in inputs.into_iter().zip(names) {
+        let declare = |b: &mut Builder, i: usize| b.input(NAMES[i].0, DType::Fp16, [1, CHANNELS, 1, 32]);
+        let inputs = order.map(|i| declare(b, i));
+        for (x, i) in inputs.into_iter().zip(order) {
             let y = b.relu(x);
-            b.output(name, y);
+            b.output(NAMES[i].1, y);
         }
     });
-    let rig = Rig::new(&device, "order", &checked(&device, program))?;
-    let inputs: Vec<_> = (1..=4).map(|v| vec![v as f32; CHANNELS * 32]).collect();
-    let found: Vec<f32> = rig.run(&inputs)?.iter().map(|output| output[0]).collect();
-    let verdict = if found == [1.0, 2.0, 3.0, 4.0] { "byte order" } else { "another" };
-    Ok(Answer::new(verdict, format!("the outputs of B, a10, a9, c hold the inputs number {found:?}")))
+    program.to_string()
+}
+
+/// Which input each output holds when the surface at place `i` is bound to symbol `i`, and whether the
+/// compiler tells byte order; `None` when it does not tell.
+fn bound(device: &impl Bare, order: [usize; 4]) -> Result<(Vec<f32>, Option<bool>), LabError> {
+    let model = device.load(&named(order), &Weights::new(), 0)?;
+    let layout = Layout::fp16(CHANNELS, 32);
+    let surfaces = || (0..4).map(|_| device.surface(layout)).collect::<Result<Vec<_>, _>>();
+    let (inputs, outputs) = (surfaces()?, surfaces()?);
+    for (i, surface) in inputs.iter().enumerate() {
+        surface.write()?.fill((i + 1) as f32);
+    }
+    model.run(&inputs.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>())?;
+    let found = outputs.iter().map(|surface| Ok(surface.read()?.row(0)?[0].to_f32()));
+    let found = found.collect::<Result<Vec<_>, LabError>>()?;
+    let told = model.symbols().map(|[ins, outs]| {
+        ins.iter().zip(NAMES).all(|(told, (name, _))| told == name)
+            && outs.iter().zip(NAMES).all(|(told, (_, name))| told == name)
+    });
+    Ok((found, told))
+}
+
+pub fn order(subject: &impl Subject) -> Result<Answer, LabError> {
+    const OTHER: [usize; 4] = [2, 0, 3, 1];
+    let device = subject.open(Route::Daemon)?;
+    let (found, told) = bound(&device, [0, 1, 2, 3])?;
+    let mut detail = vec![format!("the outputs of B, a10, a9, c hold the inputs number {found:?}")];
+    let byte = [1.0, 2.0, 3.0, 4.0];
+    if found != byte {
+        return Ok(Answer::new("another", detail.join("; ")));
+    }
+    let mut verdict = "byte order".to_owned();
+    verdict += match bound(&device, OTHER) {
+        Err(error) => {
+            detail.push(format!("declared otherwise: {}", causes(&error)));
+            ", refused when declared otherwise"
+        }
+        Ok((found, _)) => {
+            detail.push(format!("declared otherwise: {found:?}"));
+            if found == byte { ", also when declared otherwise" } else { ", another when declared otherwise" }
+        }
+    };
+    verdict += match told {
+        Some(true) => ", and told so",
+        Some(false) => ", and told otherwise",
+        None => ", and not told",
+    };
+    Ok(Answer::new(verdict, detail.join("; ")))
 }
 
 pub fn sizes(subject: &impl Subject) -> Result<Answer, LabError> {

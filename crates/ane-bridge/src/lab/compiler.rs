@@ -2,20 +2,19 @@
 
 use mil::eval::Arithmetic;
 use mil::program::Arg;
-use mil::{DType, Program, parse};
+use mil::{DType, Program, ValueId, Weights, parse};
 
-use super::rig::{build, checked, differing, evaluate, random, run_once};
+use super::rig::{build, causes, checked, differing, evaluate, random, run_once};
 use super::{Answer, LabError, Subject};
 use crate::apple::Route;
+use crate::bare::{Bare, BareModel};
 use crate::device::Device;
+use crate::surface::Layout;
 
 /// Whether a program compiles, runs and gives what the evaluator gives; else why not.
 fn works(device: &impl Device, name: &str, program: Program, inputs: &[Vec<f32>]) -> Result<(), String> {
     let program = checked(device, program);
-    let found = run_once(device, name, &program, inputs).map_err(|error| {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-    })?;
+    let found = run_once(device, name, &program, inputs).map_err(|error| causes(&error))?;
     let wanted = evaluate(&program, Arithmetic::Exact, inputs);
     match found.iter().zip(&wanted).map(|(found, wanted)| differing(found, wanted)).sum() {
         0usize => Ok(()),
@@ -124,11 +123,54 @@ const IN_PLACE: &str = r#"program(1.3)
 }
 "#;
 
-pub fn inline(subject: &impl Subject) -> Result<Answer, LabError> {
+/// A product with a tensor of numbers that stand in the text.
+const LITERAL: &str = r#"program(1.3)
+{
+    func main<ios18>(tensor<fp16, [1, 4, 1, 32]> i00_x) {
+        tensor<fp16, [1, 4, 1, 1]> w = const()[name = string("w"), val = tensor<fp16, [1, 4, 1, 1]>([1.0, 2.0, 3.0, 4.0])];
+        tensor<fp16, [1, 4, 1, 32]> o00_y = mul(x = i00_x, y = w)[name = string("o00_y")];
+    } -> (o00_y);
+}
+"#;
+
+/// A line of comment.
+const COMMENT: &str = r#"program(1.3)
+{
+    // what only people read
+    func main<ios18>(tensor<fp16, [1, 4, 1, 32]> i00_x) {
+        tensor<fp16, [1, 4, 1, 32]> o00_y = relu(x = i00_x)[name = string("o00_y")];
+    } -> (o00_y);
+}
+"#;
+
+/// Whether a text compiles as it stands, and runs.
+fn taken(device: &impl Bare, text: &str) -> Result<(), LabError> {
+    let program = parse(text).expect("the text is a program");
+    let function = &program.functions[0];
+    let surface = |id: &ValueId| {
+        let layout = Layout::of(&function.value(*id).ty).expect("the texts have fp16 ports");
+        device.surface(layout)
+    };
+    let inputs = function.params().iter().map(surface).collect::<Result<Vec<_>, _>>()?;
+    let outputs = function.outputs().iter().map(surface).collect::<Result<Vec<_>, _>>()?;
+    let model = device.load(text, &Weights::new(), 0)?;
+    Ok(model.run(&inputs.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>())?)
+}
+
+pub fn texts(subject: &impl Subject) -> Result<Answer, LabError> {
     let device = subject.open(Route::Daemon)?;
-    let program = parse(IN_PLACE).expect("the text is a program");
-    Ok(match works(&device, "inline", program, &[random(32 * 64, 1)]) {
-        Ok(()) => Answer::new("yes", "a permutation in the call"),
-        Err(reason) => Answer::new("no", reason),
-    })
+    let (mut verdict, mut detail) = (Vec::new(), Vec::new());
+    for (name, text) in [("in place", IN_PLACE), ("literal", LITERAL), ("comment", COMMENT)] {
+        match taken(&device, text) {
+            Ok(()) => verdict.push(format!("{name} yes")),
+            Err(error) => {
+                verdict.push(format!("{name} no"));
+                detail.push(format!("{name}: {}", causes(&error)));
+            }
+        }
+    }
+    if detail.is_empty() {
+        detail.push("all three were compiled and run".into());
+    }
+    Ok(Answer::new(verdict.join(", "), detail.join("; ")))
 }

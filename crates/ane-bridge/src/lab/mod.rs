@@ -10,13 +10,14 @@ mod binding;
 mod compiler;
 mod limits;
 mod rig;
+mod weights;
 
 use std::path::Path;
 
 use mil::verify::Family;
 
 use crate::apple::{self, AppleAne, Budget, Route};
-use crate::device::Device;
+use crate::bare::Bare;
 use crate::error::{CompileError, RunError};
 use crate::ledger::Entry;
 use crate::surface::SurfaceError;
@@ -33,6 +34,8 @@ pub struct Question {
     pub decides: &'static str,
     /// Rules of `docs/ane-rules.md` that the answer supports or refutes.
     pub rules: &'static [&'static str],
+    /// Where our model has what it assumes: a file of the repository, and a word in it.
+    pub model: &'static [(&'static str, &'static str)],
     assumes: Assumes,
 }
 
@@ -101,7 +104,7 @@ pub enum LabError {
 /// What is asked: opens devices.
 pub trait Subject: Sync {
     /// Its devices.
-    type Device: Device;
+    type Device: Bare;
 
     /// A device; hardware is reached without the daemon when `route` says so.
     ///
@@ -163,13 +166,14 @@ impl Subject for Virtual {
 
 use Assumes::{Always, From};
 
-/// Every question that the seam of [`Device`] can put.
+/// Every question.
 pub const QUESTIONS: &[Question] = &[
     Question {
         number: 1,
         asks: "Do products of two runtime inputs use the fixed-point grid of constant weights?",
         decides: "a random product, compared bit by bit with the grid and with f32 sums",
         rules: &[],
+        model: &[("crates/mil/src/eval/exact.rs", "GRID")],
         assumes: Always("grid"),
     },
     Question {
@@ -177,6 +181,10 @@ pub const QUESTIONS: &[Question] = &[
         asks: "What becomes of a partial sum beyond 32768, and where does a total overflow?",
         decides: "20000 + 20000 − 20000 − 20000, and totals from 32753 to 32767",
         rules: &[],
+        model: &[
+            ("crates/mil/src/eval/round.rs", "MAC_LIMIT"),
+            ("crates/mil/src/eval/exact.rs", "round_sum"),
+        ],
         assumes: Always("partial sums pass, totals from 32768"),
     },
     Question {
@@ -184,27 +192,35 @@ pub const QUESTIONS: &[Question] = &[
         asks: "Are fp16 subnormals kept?",
         decides: "2⁻²⁰ times 1 elementwise, and times 2¹⁰ in a product",
         rules: &[],
+        model: &[
+            ("crates/mil/src/eval/exact.rs", "FLUSH_EXPONENT"),
+            ("crates/mil/src/eval/convert.rs", "widen"),
+        ],
         assumes: Always("elementwise kept, operands kept"),
     },
     Question {
         number: 4,
         asks: "How do elementwise operations and casts round ties?",
-        decides: "two ties per operation, one below an even number and one below an odd one",
+        decides: "two ties per operation, one below an even number and one below an odd one; quotients are tied only \
+                  below the smallest normal number",
         rules: &[],
-        assumes: Always("add even, sub even, mul even, cast even"),
+        model: &[("crates/mil/src/eval/convert.rs", "narrow")],
+        assumes: Always("add even, sub even, mul even, div even, cast even"),
     },
     Question {
         number: 5,
         asks: "Is the accumulator of reduce_sum wide?",
         decides: "4096 ones, and ones between 2048 and −2048",
         rules: &[],
+        model: &[("crates/mil/src/ops/reduce.rs", "reduce_sum")],
         assumes: Always("wide"),
     },
     Question {
         number: 6,
-        asks: "What do exp, sigmoid and tanh give?",
-        decides: "all 65,536 inputs, compared with the evaluator; the tables are in the report",
+        asks: "What do exp, sigmoid, tanh and softmax give?",
+        decides: "all 65,536 inputs, softmax beside a zero, compared with the evaluator; tables are in the report",
         rules: &[],
+        model: &[("crates/mil/src/eval/math.rs", "sigmoid")],
         assumes: Always("as computed"),
     },
     Question {
@@ -212,6 +228,7 @@ pub const QUESTIONS: &[Question] = &[
         asks: "Is a 3×3 convolution a plain sum of products?",
         decides: "impulse and random weights, compared bit by bit with the grid",
         rules: &[],
+        model: &[("crates/mil/src/ops/conv.rs", "conv")],
         assumes: Always("plain"),
     },
     Question {
@@ -219,20 +236,27 @@ pub const QUESTIONS: &[Question] = &[
         asks: "How far apart are rows that are no multiple of 64 bytes?",
         decides: "rows of 4, 16 and 20 fp16 with a ramp over the whole memory",
         rules: &["pitch", "surface"],
+        model: &[("crates/mil/src/types.rs", "ROW_ALIGN")],
         assumes: Always("64 bytes"),
     },
     Question {
         number: 9,
         asks: "Do inputs and outputs bind in byte order, upper case and digits included?",
-        decides: "four inputs of different constants whose byte order is no other order",
+        decides: "four inputs of different constants whose byte order is no other order, declared so and declared \
+                  otherwise, bound by index; and the order that the compiler tells",
         rules: &["io-order"],
-        assumes: Always("byte order"),
+        model: &[
+            ("crates/mil/src/verify/ane.rs", "io_order"),
+            ("crates/ane-bridge/src/virtual_ane/bare.rs", "sorted"),
+        ],
+        assumes: Always("byte order, also when declared otherwise, and told so"),
     },
     Question {
         number: 10,
         asks: "Must surfaces of a program have equal sizes?",
         decides: "four inputs and outputs of four sizes",
         rules: &["surface"],
+        model: &[("crates/mil/src/verify/ane.rs", "fn surface")],
         assumes: Always("no"),
     },
     Question {
@@ -240,6 +264,7 @@ pub const QUESTIONS: &[Question] = &[
         asks: "Which concat does the compiler take?",
         decides: "two and three inputs along channels, height and width",
         rules: &["contested"],
+        model: &[("crates/mil/src/ops/shape.rs", "concat")],
         assumes: Always("all"),
     },
     Question {
@@ -247,34 +272,61 @@ pub const QUESTIONS: &[Question] = &[
         asks: "Does the fused attention honour its mask?",
         decides: "inputs bound by sorted names, compared with the result with and without a mask",
         rules: &["contested"],
+        model: &[("crates/mil/src/ops/attention.rs", "attn_mask")],
         assumes: Always("honoured"),
     },
     Question {
         number: 13,
-        asks: "How many compiles does a process have?",
-        decides: "up to 200 programs, one after the other",
+        asks: "How many compiles does a process have, and do repeats count?",
+        decides: "one program up to 200 times; when that works, up to 200 programs, one after the other",
         rules: &["compile-budget"],
-        assumes: Always("119"),
+        model: &[
+            ("crates/ane-bridge/src/virtual_ane/mod.rs", "compile_budget: Some"),
+            ("crates/ane-bridge/src/apple/settings.rs", "fn of"),
+        ],
+        assumes: Always("119, repeats count"),
+    },
+    Question {
+        number: 14,
+        asks: "Does a weight file that is replaced between unload and load count?",
+        decides: "the compiled weight is 2, the file's afterwards 3",
+        rules: &[],
+        model: &[("crates/ane-bridge/src/virtual_ane/bare.rs", "fn reload")],
+        assumes: Always("frozen"),
+    },
+    Question {
+        number: 15,
+        asks: "What does the offset in the dictionary of weight files mean?",
+        decides: "0, 64 and 128 for a file of two records, of which the program names the first",
+        rules: &["blob"],
+        model: &[("crates/ane-bridge/src/virtual_ane/bare.rs", "_offset")],
+        assumes: Always("ignored"),
     },
     Question {
         number: 16,
         asks: "Which operation sets does the compiler take?",
         decides: "one program under ios16, ios17 and ios18",
         rules: &["version"],
+        model: &[("crates/mil/src/verify/ane.rs", "\"version\"")],
         assumes: Always("ios16 ios17 ios18"),
     },
     Question {
         number: 17,
-        asks: "May arguments be written in place?",
-        decides: "a transpose whose permutation stands in the call",
-        rules: &["inline"],
-        assumes: Always("yes"),
+        asks: "May arguments be written in place, fp16 tensors as text, and comments be there?",
+        decides: "a permutation in the call, a tensor of numbers that is multiplied, a line of comment",
+        rules: &["inline", "literal"],
+        model: &[
+            ("crates/mil/src/verify/ane.rs", "\"literal\""),
+            ("crates/mil/src/verify/ane.rs", "\"inline\""),
+        ],
+        assumes: Always("in place yes, literal no, comment yes"),
     },
     Question {
         number: 18,
         asks: "Is evaluation without the daemon exact and safe from two threads?",
         decides: "200 evaluations each from two threads, compared with the daemon's",
         rules: &[],
+        model: &[("crates/ane-bridge/src/apple/settings.rs", "enum Route")],
         assumes: Always("same"),
     },
     Question {
@@ -282,27 +334,45 @@ pub const QUESTIONS: &[Question] = &[
         asks: "Does a slice from inside the last axis lose magnitudes above 4094?",
         decides: "5000, sliced from column 64 on",
         rules: &["slice-clamp"],
+        model: &[("crates/mil/src/eval/compile.rs", "clamps")],
         assumes: From(Family::M3, "clamped", "kept"),
     },
     Question {
         number: 20,
-        asks: "Are large surfaces refused while memory is free?",
-        decides: "surfaces of 16 MiB up to a limit",
+        asks: "Is the memory of a new surface zero, and are surfaces refused while memory is free?",
+        decides: "all elements of a new surface; surfaces of 16 MiB up to a limit, and how many small ones follow",
         rules: &[],
-        assumes: Always("granted"),
+        model: &[
+            ("crates/ane-bridge/src/virtual_ane/bare.rs", "fn fresh"),
+            ("crates/ane-bridge/src/apple/iosurface.rs", "fill(0.0)"),
+        ],
+        assumes: Always("zero, granted"),
     },
     Question {
         number: 21,
         asks: "Why are 5120 channels slow?",
         decides: "time per operation at 4096 and 5120 channels, with equal weights",
         rules: &["slow-channels"],
+        model: &[
+            ("crates/mil/src/verify/ane.rs", "\"slow-channels\""),
+            ("crates/ane-bridge/src/clock.rs", "fn dispatch_s"),
+        ],
         assumes: Always("not slower"),
+    },
+    Question {
+        number: 22,
+        asks: "Can a loaded program get other weights by a new instance?",
+        decides: "`_ANEWeight` with the name of a constant and a file that holds 3 instead of 2",
+        rules: &[],
+        model: &[("crates/ane-bridge/src/virtual_ane/bare.rs", "fn new_instance")],
+        assumes: Always("refused"),
     },
     Question {
         number: 23,
         asks: "Must the compiler's folder outlive the load?",
         decides: "the folder is removed between load and evaluation",
         rules: &[],
+        model: &[("crates/ane-bridge/src/apple/folder.rs", "impl Drop for Folder")],
         assumes: Always("no"),
     },
     Question {
@@ -310,15 +380,12 @@ pub const QUESTIONS: &[Question] = &[
         asks: "How many programs may a process have loaded?",
         decides: "programs that stay loaded, up to 300",
         rules: &["load-budget"],
+        model: &[
+            ("crates/ane-bridge/src/virtual_ane/mod.rs", "load_limit: 110"),
+            ("crates/ane-bridge/src/apple/settings.rs", "load_limit: 110"),
+        ],
         assumes: Always("110"),
     },
-];
-
-/// Questions that need calls below [`Device`], and why nobody asks them yet.
-pub const NOT_ASKED: &[(u8, &str)] = &[
-    (14, "delta patch and reload changes the files of a compiled program, for which there is no safe call"),
-    (15, "the offset in the weights dictionary is fixed at 0 by the bridge"),
-    (22, "no call sequence of `_ANEWeight` is known to work, so there is nothing to compare with"),
 ];
 
 /// Puts a question. `temporary` is the folder below which the system keeps the compiler's files.
@@ -343,12 +410,15 @@ pub fn ask<S: Subject>(subject: &S, number: u8, temporary: &Path) -> Result<Answ
         11 => compiler::concat(subject),
         12 => compiler::mask(subject),
         13 => limits::compiles(subject),
+        14 => weights::reload(subject),
+        15 => weights::offset(subject),
         16 => compiler::opsets(subject),
-        17 => compiler::inline(subject),
+        17 => compiler::texts(subject),
         18 => limits::threads(subject),
         19 => arithmetic::clamp(subject),
         20 => limits::surfaces(subject),
         21 => limits::channels(subject),
+        22 => weights::instance(subject),
         23 => binding::folder(subject, temporary),
         24 => limits::loads(subject),
         _ => panic!("question {number} is not in the list"),

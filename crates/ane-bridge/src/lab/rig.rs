@@ -2,9 +2,10 @@
 
 use half::f16;
 use mil::eval::{Arithmetic, Plan, Rows, Settings, Slice, SliceMut};
-use mil::{Builder, Program, Target, Verified, Weights, verify};
+use mil::{Builder, DType, Program, Target, Verified, Weights, verify};
 
 use super::LabError;
+use crate::bare::{Bare, BareModel};
 use crate::device::{Device, Executable, Port, Request};
 use crate::surface::{Layout, Region, Surface};
 
@@ -130,6 +131,63 @@ pub fn evaluate(program: &Verified, arithmetic: Arithmetic, inputs: &[Vec<f32>])
 /// How many numbers differ in their bits; every NaN equals every other.
 pub fn differing(a: &[f32], b: &[f32]) -> usize {
     a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan())).count()
+}
+
+/// A device of the lab's with one small text on it, below [`Device`].
+pub struct BareRig<D: Bare> {
+    /// The loaded text.
+    pub model: D::Model,
+    input: Surface,
+    output: Surface,
+}
+
+/// The weight file of [`BareRig`].
+pub const WEIGHT_PATH: &str = "@model_path/weights/lab.bin";
+/// The constant of [`BareRig`].
+pub const WEIGHT_NAME: &str = "w";
+const ROWS: usize = 8;
+const WIDE: usize = 32;
+
+/// A file of records, each of one number throughout, for [`BareRig`].
+pub fn weight_file(records: &[f32]) -> Vec<u8> {
+    let mut blob = mil::blob::BlobWriter::new();
+    for &value in records {
+        blob.write_fp16(&halves(&[value; ROWS * WIDE]));
+    }
+    blob.finish()
+}
+
+impl<D: Bare> BareRig<D> {
+    /// Compiles and loads `y = x · w` with the first record of the file as `w`. `offset` is what the
+    /// dictionary of files says.
+    pub fn new(device: &D, file: &[u8], offset: u64) -> Result<Self, LabError> {
+        let program = build(|b| {
+            let x = b.input("i00_x", DType::Fp16, [1, ROWS, 1, WIDE]);
+            let w = b.weight(WEIGHT_NAME, DType::Fp16, [1, ROWS, 1, WIDE], WEIGHT_PATH, 64);
+            let y = b.mul(x, w);
+            b.output("o00_y", y);
+        });
+        let mut weights = Weights::new();
+        weights.insert(WEIGHT_PATH, file.to_vec());
+        let model = device.load(&program.to_string(), &weights, offset)?;
+        let surface = || device.surface(Layout::fp16(ROWS, WIDE));
+        let (input, output) = (surface()?, surface()?);
+        input.write()?.fill(1.0);
+        Ok(Self { model, input, output })
+    }
+
+    /// The weight that an evaluation shows.
+    pub fn weight(&self) -> Result<f32, LabError> {
+        self.output.write()?.fill(f32::NAN);
+        self.model.run(&[&self.input], &[&self.output])?;
+        Ok(self.output.read()?.row(0)?[0].to_f32())
+    }
+}
+
+/// An error and its causes, in one line.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Repeatable fp16 numbers between −1 and 1, of many exponents.

@@ -5,6 +5,7 @@
 //! is kept twice in the [`Ledger`]: what this machine took, and what the chip would take by
 //! [`crate::clock`].
 
+mod bare;
 mod faults;
 mod threads;
 
@@ -24,6 +25,7 @@ use crate::error::{BindError, CompileError, RunError, Status};
 use crate::ledger::Ledger;
 use crate::surface::{Layout, ReadGuard, Surface, SurfaceError, WriteGuard};
 
+pub use bare::VirtualBare;
 pub use faults::{Faults, SlowDown};
 pub use threads::Threads;
 
@@ -221,7 +223,7 @@ impl Device for VirtualAne {
     }
 }
 
-/// The verifier guarantees that declared order is byte order, so plan order is binding order.
+/// Binding is by name; declared order is byte order unless [`bare`] lifted the rule.
 fn ports<'a>(
     program: &str,
     found: impl Iterator<Item = &'a mil::eval::Port>,

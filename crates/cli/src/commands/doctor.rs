@@ -1,12 +1,13 @@
 //! `rustane doctor`: what this machine offers, and what is missing.
 
+mod condition;
 mod machine;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ane_bridge::apple;
+use ane_bridge::apple::{self, Machine};
 use anyhow::Context;
 use backend::{Slot, Train};
 use backend_cpu::{Cpu, Isa, Plan};
@@ -107,17 +108,22 @@ fn verdict(checks: &[Check]) -> String {
 
 fn checks() -> Vec<Check> {
     let cgroup = Cgroup::read();
+    let mac = apple::machine();
+    let mac = mac.as_ref();
     let mut checks = vec![
         build(),
-        Check::ok("system", machine::system()),
-        Check::ok("processor", machine::processor()),
+        Check::ok("system", mac.map_or_else(machine::system, mac_system)),
+        Check::ok("processor", mac.map_or_else(machine::processor, mac_processor)),
         vector(&Features::detect()),
         cores(&cgroup),
-        memory(&cgroup),
+        memory(&cgroup, mac),
         huge_pages(),
+    ];
+    checks.extend(condition::checks(mac));
+    checks.extend([
         folder("runs", &PathBuf::from("runs"), Mark::Fail),
         folder("cache", &paths::cache(), Mark::Fail),
-    ];
+    ]);
     checks.push(match hub::Settings::from_vars(|name| std::env::var(name).ok()) {
         Ok(settings) => folder("hub cache", &settings.cache, Mark::Warn),
         Err(error) => Check::ok("hub cache", "no place for it").but(Mark::Warn, error.to_string()),
@@ -163,9 +169,18 @@ fn cores(cgroup: &Cgroup) -> Check {
     check
 }
 
-fn memory(cgroup: &Cgroup) -> Check {
+fn mac_system(mac: &Machine) -> String {
+    format!("macOS {} ({}), {}", mac.os_version, mac.os_build, std::env::consts::ARCH)
+}
+
+fn mac_processor(mac: &Machine) -> String {
+    format!("{}, {}+{} cores", mac.chip, mac.performance_cores, mac.efficiency_cores)
+}
+
+fn memory(cgroup: &Cgroup, mac: Option<&Machine>) -> Check {
     let Some(memory) = machine::memory() else {
-        return Check::ok("memory", "not known on this system");
+        let found = mac.map_or("not known on this system".into(), |mac| bytes(mac.memory));
+        return Check::ok("memory", found);
     };
     let mut found = format!("{} free of {}", bytes(memory.available), bytes(memory.total));
     let mut available = memory.available;

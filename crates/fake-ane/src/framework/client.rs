@@ -7,6 +7,7 @@ use objc2::runtime::{Bool, NSObject};
 use objc2::{AnyThread, DefinedClass, define_class, msg_send};
 use objc2_foundation::{NSDictionary, NSError, NSObjectProtocol};
 
+use super::instance::Parameters;
 use super::model::Model;
 use super::request::Request;
 use super::{DOMAIN, Failure, answer};
@@ -38,6 +39,20 @@ define_class!(
         ) -> Bool {
             let options = options.ok_or_else(|| Failure::new(DOMAIN, 1, "options are nil"));
             let result = options.and_then(|_| model.ivars().engine.evaluate(request, qos, true));
+            // SAFETY: the caller gives null or a place.
+            unsafe { answer(result, error) }
+        }
+
+        #[unsafe(method(loadModelNewInstance:options:modelInstParams:qos:error:))]
+        fn new_instance(
+            &self,
+            _model: &Model,
+            _options: Option<&NSDictionary>,
+            _parameters: &Parameters,
+            _qos: u32,
+            error: *mut *mut NSError,
+        ) -> Bool {
+            let result = Err(Failure::new(DOMAIN, 6, "no instance is made with other weights"));
             // SAFETY: the caller gives null or a place.
             unsafe { answer(result, error) }
         }

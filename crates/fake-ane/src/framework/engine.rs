@@ -12,8 +12,10 @@ use half::f16;
 use mil::eval::{Plan, Port, Rows, Settings, Slice, SliceMut};
 use mil::verify::Family;
 use mil::{DType, Target};
-use objc2::DefinedClass;
-use objc2_foundation::NSTemporaryDirectory;
+use objc2::rc::Retained;
+use objc2::runtime::NSObject;
+use objc2::{DefinedClass, class, msg_send};
+use objc2_foundation::{NSString, NSTemporaryDirectory};
 
 use super::descriptor::Described;
 use super::fault::Fault;
@@ -36,9 +38,25 @@ pub fn loaded() -> u32 {
     LOADED.load(Ordering::SeqCst)
 }
 
-/// Most evaluations that were ever under way at once.
+/// Most evaluations that were under way at once since the last call.
 pub fn most_at_once() -> u32 {
-    MOST.load(Ordering::SeqCst)
+    MOST.swap(0, Ordering::SeqCst)
+}
+
+/// An evaluation under way, also one that ends by an exception.
+struct Running;
+
+impl Running {
+    fn begin() -> Self {
+        MOST.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A program on its way through the engine; shared by the classes that stand for it.
@@ -86,6 +104,7 @@ impl Engine {
         match self.described.fault {
             Some(Fault::Compile) => return failed("InvalidMILProgram", "asked for"),
             Some(Fault::CompileSilently) => return Err(Failure::silent()),
+            Some(Fault::CompileThrows) => raise("the compiler was asked to throw"),
             _ => {}
         }
         let folder = NSTemporaryDirectory().to_string();
@@ -100,7 +119,7 @@ impl Engine {
             }
         }
         let program = self.described.program.clone().with_weights(self.described.weights.clone());
-        let target = Target { padded_rows: true, ..Target::new(Family::M4) };
+        let target = Target { padded_rows: true, any_order: true, ..Target::new(Family::M4) };
         let verified = match mil::verify(program, &target) {
             Ok(verified) => verified,
             Err(faults) => return failed("InvalidMILProgram", &faults[0].to_string()),
@@ -156,6 +175,9 @@ impl Engine {
         };
         let mut inputs: Vec<_> = plan.inputs().iter().map(symbol).collect();
         let mut outputs: Vec<_> = plan.outputs().map(symbol).collect();
+        // Byte order of the names, whatever the order of declaration (Orion 3 and 13).
+        inputs.sort_by(|a, b| a.name.cmp(&b.name));
+        outputs.sort_by(|a, b| a.name.cmp(&b.name));
         match fault {
             Some(Fault::NoAttributes) => return None,
             Some(Fault::Backwards) => {
@@ -170,11 +192,10 @@ impl Engine {
 
     /// Evaluates a request; `direct` says by which way it came.
     pub fn evaluate(&self, request: &Request, qos: u32, direct: bool) -> Result<(), Failure> {
-        let running = RUNNING.fetch_add(1, Ordering::SeqCst) + 1;
-        MOST.fetch_max(running, Ordering::SeqCst);
+        let running = Running::begin();
         let start = Instant::now();
         let result = self.evaluated(request, qos);
-        RUNNING.fetch_sub(1, Ordering::SeqCst);
+        drop(running);
         let statistics = request.ivars().statistics.as_ref();
         if let (Some(statistics), Ok(()), true) = (statistics, &result, direct) {
             // Through the daemon a Mac leaves a zero.
@@ -196,6 +217,7 @@ impl Engine {
         let first = state.evaluations == 1;
         match self.described.fault {
             Some(Fault::Evaluate) => return Err(Failure::status(0x1d, "Program Inference error")),
+            Some(Fault::EvaluateThrows) => raise("the engine was asked to throw"),
             Some(Fault::EvaluateOnce) if first => {
                 return Err(Failure::status(0x1d, "Program Inference error"));
             }
@@ -204,8 +226,8 @@ impl Engine {
         let plan = state.plan.as_mut().expect("what is loaded was compiled");
         let backwards = self.described.fault == Some(Fault::Backwards);
         let bound = request.ivars();
-        let inputs = in_order(&bound.inputs, plan.inputs().len(), backwards)?;
-        let outputs = in_order(&bound.outputs, plan.outputs().len(), backwards)?;
+        let inputs = in_order(&bound.inputs, plan.inputs().iter(), backwards)?;
+        let outputs = in_order(&bound.outputs, plan.outputs(), backwards)?;
         for (surface, port) in inputs.iter().zip(plan.inputs()).chain(outputs.iter().zip(plan.outputs())) {
             if surface.bytes() < port.len * port.ty.dtype.bits() / 8 {
                 return Err(Failure::status(0x1d, "Program Inference error"));
@@ -227,12 +249,32 @@ impl Engine {
     }
 }
 
+/// Throws an exception of Foundation's.
+fn raise(reason: &str) {
+    let name = NSString::from_str("NSInternalInconsistencyException");
+    let reason = NSString::from_str(reason);
+    // SAFETY: the class takes two strings and a dictionary or nil; `raise` does not come back.
+    unsafe {
+        let exception: Retained<NSObject> = msg_send![class!(NSException), exceptionWithName: &*name, reason: &*reason, userInfo: None::<&NSObject>];
+        let () = msg_send![&exception, raise];
+    }
+}
+
 /// Surfaces by port, from surfaces by symbol index.
-fn in_order(bound: &[Bound], count: usize, backwards: bool) -> Result<Vec<&Surface>, Failure> {
-    let mut surfaces = vec![None; count];
+fn in_order<'a, 'p>(
+    bound: &'a [Bound],
+    ports: impl Iterator<Item = &'p Port>,
+    backwards: bool,
+) -> Result<Vec<&'a Surface>, Failure> {
+    let names: Vec<&str> = ports.map(|port| port.name.as_str()).collect();
+    let mut symbols: Vec<usize> = (0..names.len()).collect();
+    symbols.sort_by_key(|&port| names[port]);
+    if backwards {
+        symbols.reverse();
+    }
+    let mut surfaces = vec![None; names.len()];
     for Bound { surface, index } in bound {
-        let port = if backwards { count.checked_sub(index + 1) } else { Some(*index) };
-        let slot = port.and_then(|port| surfaces.get_mut(port));
+        let slot = symbols.get(*index).map(|&port| &mut surfaces[port]);
         *slot.ok_or_else(|| Failure::status(0x2, "no such symbol"))? = Some(surface.surface());
     }
     surfaces.into_iter().map(|s| s.ok_or_else(|| Failure::status(0x2, "a symbol has no surface"))).collect()

@@ -19,6 +19,10 @@ pub enum Fault {
     Evaluate,
     /// The first evaluation fails with status 0x1d.
     EvaluateOnce,
+    /// The compile throws.
+    CompileThrows,
+    /// Every evaluation throws.
+    EvaluateThrows,
     /// The compiler tells nothing of symbols.
     NoAttributes,
     /// The compiler orders symbols backwards.
@@ -32,7 +36,7 @@ pub enum Fault {
 const KEY: &str = "fake-fault";
 
 impl Fault {
-    const ALL: [Fault; 11] = [
+    const ALL: [Fault; 13] = [
         Fault::Describe,
         Fault::Compile,
         Fault::CompileSilently,
@@ -40,6 +44,8 @@ impl Fault {
         Fault::Load,
         Fault::Evaluate,
         Fault::EvaluateOnce,
+        Fault::CompileThrows,
+        Fault::EvaluateThrows,
         Fault::NoAttributes,
         Fault::Backwards,
         Fault::OtherName,

@@ -6,6 +6,7 @@ mod descriptor;
 mod engine;
 mod fault;
 mod info;
+mod instance;
 mod model;
 mod request;
 mod statistics;
@@ -40,6 +41,9 @@ pub fn install() {
             client::Client::class();
             statistics::Statistics::class();
             info::DeviceInfo::class();
+            instance::Weight::class();
+            instance::Procedure::class();
+            instance::Parameters::class();
         });
     });
 }

@@ -52,6 +52,8 @@ pub struct Target {
     pub loaded: u32,
     /// The caller lays out rows at [`crate::TensorType::row_pitch`], so rows need not be multiples of 64 bytes.
     pub padded_rows: bool,
+    /// The caller binds by what the compiler tells, so inputs and outputs may be declared in any order.
+    pub any_order: bool,
     /// Bytes of the surfaces that will be bound, by input or output name; names left out fit.
     pub surfaces: BTreeMap<String, usize>,
 }
@@ -71,7 +73,14 @@ impl Target {
 
     /// A family in a fresh process.
     pub fn new(family: Family) -> Self {
-        Self { family, compiled: 0, loaded: 0, padded_rows: false, surfaces: BTreeMap::new() }
+        Self {
+            family,
+            compiled: 0,
+            loaded: 0,
+            padded_rows: false,
+            any_order: false,
+            surfaces: BTreeMap::new(),
+        }
     }
 
     /// The sizes that the family takes.

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use ane_bridge::apple::{self, Route};
-use ane_bridge::lab::{self, Hardware, LabError, NOT_ASKED, QUESTIONS, Question, Subject, Virtual};
+use ane_bridge::lab::{self, Hardware, LabError, QUESTIONS, Question, Subject, Virtual};
 use ane_bridge::{Chip, Device as _};
 use anyhow::Context;
 use clap::Subcommand;
@@ -86,20 +86,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         report.outcomes.push(outcome);
         report.write(&args.report)?;
     }
-    for (number, why) in NOT_ASKED {
-        println!("{number:>3}  not asked: {why}");
-    }
     println!("{}", summary(&report));
     Ok(ExitCode::SUCCESS)
 }
 
 fn find(number: u8) -> anyhow::Result<&'static Question> {
-    let why = |(_, why): &(u8, &str)| format!("question {number} is not asked: {why}");
-    Question::find(number).ok_or_else(|| {
-        let reason = NOT_ASKED.iter().find(|(n, _)| *n == number).map(why);
-        Failure::Usage(reason.unwrap_or_else(|| format!("there is no question {number}, wanted 1 to 24")))
-            .into()
-    })
+    Question::find(number)
+        .ok_or_else(|| Failure::Usage(format!("there is no question {number}, wanted 1 to 24")).into())
 }
 
 /// A report without outcomes.
