@@ -118,7 +118,14 @@ fn the_manual_lists_every_rule() {
                 .to_lowercase()
         })
         .collect();
-    let listed: Vec<String> = listed.iter().map(|l| l.to_lowercase()).collect();
+    // What Macs answered stands behind the evidence; `rustane ane lab merge` writes it.
+    let bare = |line: &&str| {
+        let cells = line.split(" | ").enumerate();
+        let bare =
+            cells.map(|(i, cell)| if i == 3 { cell.split("; ").next().unwrap_or_default() } else { cell });
+        bare.collect::<Vec<_>>().join(" | ").to_lowercase()
+    };
+    let listed: Vec<String> = listed.iter().map(bare).collect();
     assert_eq!(listed, rows, "docs/ane-rules.md and RULES differ");
 }
 

@@ -1,13 +1,15 @@
-//! `rustane ane lab merge`: what Macs answered, as a table in the page of rules and as files of numbers.
+//! `rustane ane lab merge`: what Macs answered, as a table in the page of rules, behind the evidence of
+//! each rule, as files of numbers, and as a list of what in our model it refutes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ane_bridge::Chip;
 use ane_bridge::lab::{QUESTIONS, Question};
 use anyhow::Context;
 
-use super::report::Report;
+use super::report::{Outcome, Report};
 use crate::failure::Failure;
 
 /// Flags of `rustane ane lab merge`.
@@ -24,8 +26,18 @@ pub struct Args {
     tables: Option<PathBuf>,
 }
 
-const BEGIN: &str = "<!-- answers: written by `rustane ane lab merge` -->";
-const END: &str = "<!-- end of answers -->";
+/// The lines between which something of the page is ours.
+struct Section {
+    begin: &'static str,
+    end: &'static str,
+}
+
+const ANSWERS: Section =
+    Section { begin: "<!-- answers: written by `rustane ane lab merge` -->", end: "<!-- end of answers -->" };
+const RULES: Section = Section {
+    begin: "<!-- rules: what Macs answered is added to the evidence by `rustane ane lab merge` -->",
+    end: "<!-- end of rules -->",
+};
 
 /// Merges.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -44,23 +56,108 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let name = args.rules.display();
     let page = std::fs::read_to_string(&args.rules).with_context(|| format!("cannot read {name}"))?;
-    let page = with_section(&page, &section(&reports))
-        .with_context(|| format!("{name} lacks the lines `{BEGIN}` and `{END}`, between which answers go"))?;
-    std::fs::write(&args.rules, page).with_context(|| format!("cannot write {name}"))?;
-    println!("{name}: answers of {} reports", reports.len());
+    let page = RULES.replace(&page, |table| evidence(table, &reports))?;
+    let page = ANSWERS.replace(&page, |_| section(&reports))?;
+    // Before the page, so that a damaged table leaves it as it was.
     if let Some(folder) = &args.tables {
         for path in write_tables(&reports, folder)? {
             println!("{}", path.display());
         }
     }
+    std::fs::write(&args.rules, page).with_context(|| format!("cannot write {name}"))?;
+    println!("{name}: answers of {} reports", reports.len());
+    print!("{}", refuted(&reports));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The page with another text between the two lines.
-fn with_section(page: &str, section: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{section}\n{END}{after}"))
+impl Section {
+    /// The page with another text between the lines.
+    fn replace(&self, page: &str, text: impl FnOnce(&str) -> String) -> anyhow::Result<String> {
+        let Self { begin, end } = self;
+        let parts = page.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?)));
+        let (before, (old, after)) = parts.with_context(|| {
+            format!("the page lacks the lines `{begin}` and `{end}`, between which the merge writes")
+        })?;
+        Ok(format!("{before}{begin}\n\n{}\n{end}{after}", text(old.trim_matches('\n'))))
+    }
+}
+
+/// What the model assumes now for the chip of a report; for a chip that it does not know, what the report
+/// says that it assumed.
+fn assumed<'a>(question: &Question, report: &Report, outcome: &'a Outcome) -> &'a str {
+    Chip::find(&report.chip).map_or(outcome.assumed.as_str(), |chip| question.assumed(chip.family))
+}
+
+/// Answers to a question, each with whether it is the assumed one.
+fn answers<'a>(
+    question: &'a Question,
+    reports: &'a [Report],
+) -> impl Iterator<Item = (&'a Report, &'a Outcome, &'a str, bool)> {
+    reports.iter().flat_map(move |report| {
+        let of = report.outcomes.iter().filter(|outcome| outcome.question == question.number);
+        of.filter_map(move |outcome| {
+            let verdict = outcome.verdict.as_deref()?;
+            Some((report, outcome, verdict, verdict == assumed(question, report, outcome)))
+        })
+    })
+}
+
+/// The table of rules with what Macs answered behind each evidence, after a semicolon.
+fn evidence(table: &str, reports: &[Report]) -> String {
+    let line = |line: &str| {
+        let Some(rule) = line.strip_prefix("| `").and_then(|rest| rest.split('`').next()) else {
+            return line.to_owned();
+        };
+        let mut cells: Vec<String> = line.split(" | ").map(str::to_owned).collect();
+        if let Some(cell) = cells.get_mut(3) {
+            let own = cell.split("; ").next().unwrap_or_default().to_owned();
+            *cell = [vec![own], answered(rule, reports)].concat().join("; ");
+        }
+        cells.join(" | ")
+    };
+    table.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// What Macs answered to the questions about a rule.
+fn answered(rule: &str, reports: &[Report]) -> Vec<String> {
+    let mut found = Vec::new();
+    for question in QUESTIONS.iter().filter(|question| question.rules.contains(&rule)) {
+        for (as_assumed, says) in [(true, "as assumed"), (false, "**not as assumed**")] {
+            let of = answers(question, reports).filter(|(.., same)| *same == as_assumed);
+            let machines: BTreeSet<String> = of.map(|(report, ..)| machine(report)).collect();
+            if !machines.is_empty() {
+                let machines = machines.into_iter().collect::<Vec<_>>().join(", ");
+                found.push(plain(&format!("question {} {says}: {machines}", question.number)));
+            }
+        }
+    }
+    found
+}
+
+/// The answers that our model does not give, and where it has its own.
+fn refuted(reports: &[Report]) -> String {
+    let mut text = String::new();
+    for question in QUESTIONS {
+        let mut of = answers(question, reports).filter(|(.., same)| !same).peekable();
+        if of.peek().is_none() {
+            continue;
+        }
+        text += &format!("refuted: {}. {}\n", question.number, question.asks);
+        for (report, outcome, verdict, _) in of {
+            let assumed = assumed(question, report, outcome);
+            text += &format!("  {}: {verdict}; the model has {assumed}\n", machine(report));
+        }
+        for (file, word) in question.model {
+            text += &format!("  change {file}, `{word}`\n");
+        }
+        text += &format!("  then crates/ane-bridge/src/lab/mod.rs, question {}\n", question.number);
+    }
+    if text.is_empty() { "every answer is the one that the model assumes\n".into() } else { text }
+}
+
+/// Text that breaks no table.
+fn plain(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
 }
 
 /// Who gave an answer.
@@ -80,24 +177,26 @@ fn section(reports: &[Report]) -> String {
 }
 
 fn row(question: &Question, reports: &[Report]) -> String {
-    let mut assumed: Vec<String> = Vec::new();
-    let mut verdicts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut assumptions: Vec<&str> = Vec::new();
+    // By verdict: whether it is refuted, and whose it is.
+    let mut verdicts: BTreeMap<&str, (bool, Vec<String>)> = BTreeMap::new();
     for report in reports {
         for outcome in report.outcomes.iter().filter(|outcome| outcome.question == question.number) {
-            let verdict = outcome.verdict.clone().unwrap_or_else(|| "no answer".into());
-            verdicts.entry(verdict).or_default().push(machine(report));
-            if !outcome.assumed.is_empty() && !assumed.contains(&outcome.assumed) {
-                assumed.push(outcome.assumed.clone());
+            let assumed = assumed(question, report, outcome);
+            let verdict = outcome.verdict.as_deref();
+            let (refuted, machines) = verdicts.entry(verdict.unwrap_or("no answer")).or_default();
+            *refuted |= verdict.is_some_and(|verdict| verdict != assumed);
+            machines.push(machine(report));
+            if !assumed.is_empty() && !assumptions.contains(&assumed) {
+                assumptions.push(assumed);
             }
         }
     }
-    let plain = |text: String| text.replace('|', "\\|").replace('\n', " ");
     let answered: Vec<String> = verdicts
         .into_iter()
-        .map(|(verdict, mut machines)| {
+        .map(|(verdict, (refuted, mut machines))| {
             machines.sort();
             machines.dedup();
-            let refuted = verdict != "no answer" && !assumed.contains(&verdict);
             let strong = if refuted { "**" } else { "" };
             format!("{strong}{verdict}{strong} ({})", machines.join("; "))
         })
@@ -109,8 +208,8 @@ fn row(question: &Question, reports: &[Report]) -> String {
         question.number,
         question.asks,
         rules.join(", "),
-        plain(assumed.join(" or ")),
-        plain(answered)
+        plain(&assumptions.join(" or ")),
+        plain(&answered)
     )
 }
 
@@ -178,11 +277,14 @@ mod tests {
 
     #[test]
     fn only_the_section_changes() {
-        let page = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
-        let once = with_section(&page, "new\n").unwrap();
-        assert_eq!(once, format!("before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"));
-        assert_eq!(with_section(&once, "new\n").unwrap(), once);
-        assert_eq!(with_section("no place", "new"), None);
+        let Section { begin, end } = ANSWERS;
+        let page = format!("before\n{begin}\nold\n{end}\nafter\n");
+        let new = |_: &str| "new\n".to_owned();
+        let once = ANSWERS.replace(&page, new).unwrap();
+        assert_eq!(once, format!("before\n{begin}\n\nnew\n\n{end}\nafter\n"));
+        assert_eq!(ANSWERS.replace(&once, new).unwrap(), once);
+        let error = ANSWERS.replace("no place", new).unwrap_err().to_string();
+        assert!(error.contains(begin) && error.contains(end), "{error}");
     }
 
     #[test]

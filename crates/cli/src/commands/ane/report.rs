@@ -1,6 +1,6 @@
 //! The report of a lab, as a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -128,6 +128,22 @@ impl Report {
             "{name} is a report of version {}, wanted {VERSION}; make it anew with this rustane",
             report.lab
         );
+        anyhow::ensure!(!report.chip.trim().is_empty(), "{name} does not name a chip; make it anew");
+        let mut seen = BTreeSet::new();
+        for Outcome { question: number, verdict, failed, .. } in &report.outcomes {
+            anyhow::ensure!(
+                Question::find(*number).is_some(),
+                "{name} answers question {number}, and there are only 1 to 24; make it anew with this rustane"
+            );
+            anyhow::ensure!(
+                seen.insert(number),
+                "{name} answers question {number} twice; it was edited or damaged"
+            );
+            anyhow::ensure!(
+                verdict.is_some() != failed.is_some(),
+                "{name} has for question {number} neither an answer nor a reason, or both; it was edited or damaged"
+            );
+        }
         Ok(report)
     }
 }
