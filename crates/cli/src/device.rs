@@ -8,8 +8,11 @@ use backend::Train;
 use backend_ane::{Ane, AneDevice, AneError, AneInfer, Monitor};
 use backend_cpu::{Act, Cpu, CpuInfer, Isa, MomentFormat, Plan};
 use engine::RunConfig;
-use engine::config::{Classifier, OptimizerState, Precision, WeightFormat};
+use engine::config::{
+    Classifier, OptimizerConfig, OptimizerDevice, OptimizerState, Precision, WeightFormat,
+};
 use engine::infer::Infer;
+use metal_decode::{Api, Gpu, GpuInfer, GpuOptimizer};
 use model::quant::Format;
 use model::{BoxError, ModelConfig, Weights};
 
@@ -65,6 +68,8 @@ pub struct Trainer {
     pub backend: Box<dyn Train<Act = Act>>,
     /// Bytes that it reserved, where that is known.
     pub memory: Option<u64>,
+    /// The GPU of the updates, where one does them.
+    pub updates: Option<String>,
     ane: Option<OnAne>,
 }
 
@@ -86,6 +91,12 @@ enum Place {
 }
 
 impl Trainer {
+    /// What runs, as runs record it: the device, and the one of the updates where that is another.
+    pub fn name(&self, device: &DeviceArgs) -> String {
+        let updates = self.updates.as_ref().map(|gpu| format!(", updates on {gpu}"));
+        device.name() + &updates.unwrap_or_default()
+    }
+
     /// What the device did, as a line; nothing for the CPU.
     pub fn ledger(&self) -> Option<String> {
         self.later_ledger()()
@@ -202,6 +213,31 @@ impl DeviceArgs {
         )))
     }
 
+    /// Fails for updates on a GPU that is not there, or with moments that only the CPU keeps.
+    pub fn check_optimizer(&self, optimizer: &OptimizerConfig) -> Result<(), Failure> {
+        self.optimizer_gpu(optimizer).map(drop)
+    }
+
+    fn optimizer_gpu(&self, optimizer: &OptimizerConfig) -> Result<Option<Gpu>, Failure> {
+        let api = match optimizer.device {
+            OptimizerDevice::Cpu => return Ok(None),
+            OptimizerDevice::Metal => Api::Metal,
+            OptimizerDevice::Vulkan => Api::Vulkan,
+        };
+        if optimizer.state != OptimizerState::F32 {
+            let text =
+                "a GPU keeps the moments as f32: leave --optimizer-state out, or use --optimizer-device cpu";
+            return Err(Failure::Usage(text.into()));
+        }
+        match Gpu::open(api) {
+            Ok(gpu) => Ok(Some(gpu)),
+            Err(error) => Err(Failure::NoDevice(format!(
+                "`optimizer.device`: {}, or --optimizer-device cpu",
+                chain(&error).trim_end_matches('.')
+            ))),
+        }
+    }
+
     /// The virtual Neural Engine that commands use.
     pub fn virtual_ane_settings(&self) -> Settings {
         Settings { chip: self.virtual_chip(), count_flushed: false, ..Settings::default() }
@@ -232,6 +268,18 @@ impl DeviceArgs {
 
     /// A backend that trains; its memory is reserved, and touched by no page yet.
     pub fn trainer(&self, config: &RunConfig) -> anyhow::Result<Trainer> {
+        let gpu = self.optimizer_gpu(&config.optimizer)?;
+        let trainer = self.passes(config)?;
+        let Some(gpu) = gpu else { return Ok(trainer) };
+        let updates = Some(gpu.label());
+        let backend = GpuOptimizer::new(trainer.backend, gpu).map_err(|e| {
+            Failure::DoesNotFit(format!("{}: use --optimizer-device cpu, or a smaller model", chain(&e)))
+        })?;
+        Ok(Trainer { backend: Box::new(backend), updates, ..trainer })
+    }
+
+    /// The backend of the forward and backward passes, and of the updates unless a GPU does them.
+    fn passes(&self, config: &RunConfig) -> anyhow::Result<Trainer> {
         self.check()?;
         let precision = self.settle(config.train.precision);
         match self.place()? {
@@ -274,7 +322,7 @@ impl DeviceArgs {
             ))
             .into());
         }
-        Ok(Trainer { backend: Box::new(cpu), memory: Some(memory), ane: None })
+        Ok(Trainer { backend: Box::new(cpu), memory: Some(memory), updates: None, ane: None })
     }
 
     fn on_ane<D>(&self, device: D, config: &RunConfig) -> anyhow::Result<Trainer>
@@ -301,12 +349,20 @@ impl DeviceArgs {
         let (label, chip) = (device.label(), device.chip());
         let backend = Box::new(Ane::new(device.clone(), &config.model, plan)?);
         let (monitor, ledger) = (backend.monitor(), Arc::new(move || device.ledger()));
-        Ok(Trainer { backend, memory: None, ane: Some(OnAne { label, chip, ledger, monitor }) })
+        Ok(Trainer {
+            backend,
+            memory: None,
+            updates: None,
+            ane: Some(OnAne { label, chip, ledger, monitor }),
+        })
     }
 
-    /// A backend that writes.
+    /// A backend that writes where the model trains: with `auto` on the host, whatever GPU there is.
     pub fn writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {
-        Ok(self.writer_in(config, weights, None)?.0)
+        if gpu::api(self.device).is_some() {
+            return Ok(self.writer_in(config, weights, None)?.0);
+        }
+        self.host_writer(config, weights)
     }
 
     /// A backend that writes with weights in a format, and what reports call it.
@@ -316,18 +372,49 @@ impl DeviceArgs {
         weights: Weights,
         format: Option<Format>,
     ) -> Result<(Box<dyn Infer>, String), BoxError> {
-        if let Some(api) = gpu::api(self.device) {
-            let device = gpu::open(api)?;
-            let format = format.unwrap_or(Format::F16);
-            let label = format!("{}, {format}", device.label());
-            let settings = gpu::settings(&device, format);
-            return Ok((Box::new(gpu::load(device, config, Some(&weights), settings)?), label));
-        }
-        if let Some(format) = format {
-            let text = format!("--format {format} needs a GPU: --device metal or vulkan");
-            return Err(Failure::Usage(text).into());
+        if let Some(writer) = self.gpu_writer(config, Some(&weights), format, |settings| settings)? {
+            let label = format!("{}, {}", writer.gpu().label(), writer.format());
+            return Ok((Box::new(writer), label));
         }
         Ok((self.host_writer(config, weights)?, self.label()))
+    }
+
+    /// The model on a GPU, where the flag leads there: always with `metal` and `vulkan`; with `auto` where
+    /// one is there that is no program, passes its test and holds the model. `None` is the host. What `auto`
+    /// comes to is said, with the reason. Noise for no weights; `change` has the last word on the settings.
+    pub fn gpu_writer(
+        &self,
+        config: &ModelConfig,
+        weights: Option<&Weights>,
+        format: Option<Format>,
+        change: impl FnOnce(metal_decode::Settings) -> metal_decode::Settings,
+    ) -> Result<Option<GpuInfer>, Failure> {
+        let auto = self.device == Device::Auto;
+        let load = |api| {
+            let device = gpu::open(api)?;
+            let settings = change(gpu::settings(&device, format.unwrap_or(Format::F16)));
+            gpu::load(device, config, weights, settings)
+        };
+        let why_not = match gpu::api(self.device).or(auto.then_some(Api::Any)).map(load) {
+            Some(Ok(writer)) => {
+                if auto {
+                    gpu::say(&format!("{}, {}: it passed its test", writer.gpu().label(), writer.format()));
+                }
+                return Ok(Some(writer));
+            }
+            Some(Err(error)) if !auto => return Err(error),
+            Some(Err(error)) => Some(error.to_string()),
+            None => None,
+        };
+        if let Some(format) = format {
+            let reason = why_not.map_or(String::new(), |why| format!(" ({why})"));
+            let text = format!("--format {format} needs a GPU: --device metal or vulkan{reason}");
+            return Err(Failure::Usage(text));
+        }
+        if let Some(why) = why_not {
+            gpu::say(&format!("{}: {why}", self.label()));
+        }
+        Ok(None)
     }
 
     fn host_writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {

@@ -30,6 +30,11 @@ pub fn open(api: Api) -> Result<Gpu, Failure> {
     Gpu::open(api).map_err(failure)
 }
 
+/// Says where a text is written when nobody said where.
+pub fn say(place: &str) {
+    eprintln!("writing on {place}");
+}
+
 /// The exit code that goes with an error.
 pub fn failure(error: GpuError) -> Failure {
     let mut text = error.to_string();

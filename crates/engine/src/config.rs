@@ -199,6 +199,8 @@ pub enum OnNan {
 pub struct OptimizerConfig {
     /// Rule of the weight matrices inside the blocks; everything else gets AdamW.
     pub kind: OptimizerKind,
+    /// Where gradients become weights.
+    pub device: OptimizerDevice,
     /// How the CPU keeps the moments.
     pub state: OptimizerState,
     /// Peak learning rate of AdamW.
@@ -231,6 +233,7 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             kind: OptimizerKind::AdamW,
+            device: OptimizerDevice::Cpu,
             state: OptimizerState::F32,
             lr: 1e-3,
             muon_lr: 0.02,
@@ -256,6 +259,18 @@ pub enum OptimizerKind {
     AdamW,
     /// [`backend::Muon`].
     Muon,
+}
+
+/// Where gradients become weights; the passes run where the model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerDevice {
+    /// On the CPU.
+    Cpu,
+    /// On the GPU of a Mac.
+    Metal,
+    /// On any other GPU.
+    Vulkan,
 }
 
 /// How the moments of the optimizer are kept: 8, 4 or 2 bytes per weight.

@@ -181,6 +181,11 @@ impl Gpu {
         self.limits.max_compute_invocations_per_workgroup.min(self.limits.max_compute_workgroup_size_x)
     }
 
+    /// Whether it may multiply and add four bytes at once: Apple's GPUs have no such instruction.
+    pub fn multiplies_bytes(&self) -> bool {
+        self.info.backend == wgpu::Backend::Vulkan && !self.is_software()
+    }
+
     /// Most bytes of one buffer that a kernel can see.
     pub fn max_binding(&self) -> u64 {
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)

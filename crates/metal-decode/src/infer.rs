@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use backend::{Decode, Error, Feed, KvBlock, Logits, Prefill, Result, SeqId, Tokens};
+use model::quant::Format;
 use model::{ModelConfig, TokenId, Weights};
 
 use crate::gpu::{Buffer, Gpu, Readback, Step};
@@ -23,7 +24,12 @@ pub struct GpuInfer {
     pub(crate) buffers: Buffers,
     pub(crate) planner: Planner,
     pub(crate) feed: Step,
+    /// Draws from the logits.
     pub(crate) draw: Vec<Step>,
+    /// Takes the most likely token instead of computing logits.
+    pub(crate) greedy: Vec<Step>,
+    /// The logits, by the number of vectors.
+    pub(crate) heads: HashMap<u32, Vec<Step>>,
     pub(crate) lists: HashMap<Shape, Vec<Step>>,
     prompt: Option<(Vec<Step>, Vec<Step>)>,
     logits: Readback,
@@ -82,6 +88,7 @@ impl GpuInfer {
         let planner = Planner::new(c, &s);
         let feed = planner.feed(&gpu, &buffers)?;
         let draw = planner.draw(&gpu, &buffers)?;
+        let greedy = planner.greedy(&gpu, &weights, &buffers)?;
         let logits = gpu.readback((rows::MOST * c.vocab * 4) as u64)?;
         let ring = || gpu.readback(512);
         let rings = (0..RINGS).map(|_| ring()).collect::<GpuResult<_>>()?;
@@ -95,6 +102,8 @@ impl GpuInfer {
             planner,
             feed,
             draw,
+            greedy,
+            heads: HashMap::new(),
             lists: HashMap::new(),
             prompt: None,
             logits,
@@ -106,6 +115,11 @@ impl GpuInfer {
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// How the matrices are held.
+    pub fn format(&self) -> Format {
+        self.settings.format
     }
 
     /// Gives the device back; the model is freed.
@@ -125,10 +139,10 @@ impl GpuInfer {
     pub fn time_token(&mut self, end: usize) -> GpuResult<(usize, f64)> {
         let shape = self.prepare(1, end)?;
         self.gpu.write(&self.buffers.rows, 0, &[0, end as u32 - 1, 0, 1]);
-        let steps = &self.lists[&shape];
-        crate::measure::warm(&self.gpu, steps, 1, std::time::Duration::from_millis(300))?;
-        let seconds = crate::measure::median(&self.gpu, steps, 1, 7)?;
-        Ok((self.lists[&shape].len(), seconds))
+        let steps: Vec<_> = self.steps(shape).collect();
+        crate::measure::warm(&self.gpu, &steps, 1, std::time::Duration::from_millis(300))?;
+        let seconds = crate::measure::median(&self.gpu, &steps, 1, 7)?;
+        Ok((steps.len(), seconds))
     }
 
     /// Positions of a sequence.
@@ -146,7 +160,16 @@ impl GpuInfer {
             let steps = self.planner.decode(&self.gpu, &self.weights, &self.buffers, shape)?;
             self.lists.insert(shape, steps);
         }
+        if !self.heads.contains_key(&shape.columns) {
+            let steps = self.planner.head(&self.gpu, &self.weights, &self.buffers, shape.columns)?;
+            self.heads.insert(shape.columns, steps);
+        }
         Ok(shape)
+    }
+
+    /// What a prepared shape does, logits included.
+    pub(crate) fn steps(&self, shape: Shape) -> impl Iterator<Item = &Step> {
+        self.lists[&shape].iter().chain(&self.heads[&shape.columns])
     }
 
     fn check_len(&self, len: usize) -> Result<()> {
@@ -171,7 +194,7 @@ impl GpuInfer {
             .take(4 * rows::MOST)
             .collect();
         let numbers = rows.len() * self.config.vocab;
-        let steps = std::iter::once(&self.feed).chain(&self.lists[&shape]);
+        let steps = std::iter::once(&self.feed).chain(self.steps(shape));
         let copy = (&self.buffers.logits, (numbers * 4) as u64, &self.logits);
         let ticket = self.gpu.submit(steps, rows.len(), bytemuck::cast_slice(&words), Some(copy));
         self.gpu.collect(ticket, &self.logits, numbers)
@@ -181,7 +204,7 @@ impl GpuInfer {
     fn read_prompt(&mut self, tokens: &[TokenId], slot: u32) -> GpuResult<Vec<f32>> {
         if self.prompt.is_none() {
             let steps = self.planner.prefill(&self.gpu, &self.weights, &self.buffers)?;
-            let head = self.planner.head(&self.gpu, &self.weights, &self.buffers)?;
+            let head = self.planner.last(&self.gpu, &self.weights, &self.buffers)?;
             self.prompt = Some((steps, head));
         }
         let Some((steps, head)) = &self.prompt else { unreachable!("made above") };

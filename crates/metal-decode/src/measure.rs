@@ -53,22 +53,27 @@ impl Timed {
     }
 }
 
+/// Work before a time is taken, in milliseconds: an H200 that compiled a kernel in between was still four times
+/// slower after 25.
+const WARM_MS: u64 = 150;
+
 /// The middle of some passes, after enough of them that the device is at the clock of work: one that has
 /// idled, as it does while a kernel is compiled, runs several times slower at first.
-pub(crate) fn median(gpu: &Gpu, steps: &[Step], rows: usize, passes: usize) -> GpuResult<f64> {
-    warm(gpu, steps, rows, Duration::from_millis(25))?;
-    let mut times = (0..passes).map(|_| gpu.time(steps, rows)).collect::<GpuResult<Vec<f64>>>()?;
+pub(crate) fn median(gpu: &Gpu, steps: &[&Step], rows: usize, passes: usize) -> GpuResult<f64> {
+    warm(gpu, steps, rows, Duration::from_millis(WARM_MS))?;
+    let mut times =
+        (0..passes).map(|_| gpu.time(steps.iter().copied(), rows)).collect::<GpuResult<Vec<f64>>>()?;
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])
 }
 
 /// Runs steps for so long, on a device that is no program.
-pub(crate) fn warm(gpu: &Gpu, steps: &[Step], rows: usize, time: Duration) -> GpuResult<()> {
+pub(crate) fn warm(gpu: &Gpu, steps: &[&Step], rows: usize, time: Duration) -> GpuResult<()> {
     let begin = Instant::now();
-    gpu.time(steps, rows)?;
+    gpu.time(steps.iter().copied(), rows)?;
     while !gpu.is_software() && begin.elapsed() < time {
         for _ in 0..4 {
-            gpu.submit(steps, rows, &[], None);
+            gpu.submit(steps.iter().copied(), rows, &[], None);
         }
         gpu.wait();
     }
@@ -88,6 +93,7 @@ pub fn ceiling(gpu: &Gpu, effort: Effort) -> GpuResult<f64> {
     let mut best = 0f64;
     for groups in [264, 528, 1056, 2112, 4224, 8448] {
         let steps: Vec<_> = (0..4).map(|_| gpu.step(&kernel, &[&words, &out], [groups, 1, 1])).collect();
+        let steps: Vec<_> = steps.iter().collect();
         warm(gpu, &steps, 1, Duration::from_millis(300))?;
         let seconds = median(gpu, &steps, 1, effort.passes)? / 4.0;
         best = best.max(bytes as f64 / seconds / 1e9);
@@ -150,10 +156,10 @@ impl Product {
             for (part, kernel) in matrix.parts.iter().zip(&kernels) {
                 let mut buffers = vec![&part.words, &part.scales, &self.x, &self.y];
                 buffers.extend(norm.then_some(&self.gain));
-                steps.push(gpu.step(kernel, &buffers, tiling.grid(part.rows, gpu.lanes())));
+                steps.push(gpu.step(kernel, &buffers, gemv.grid(part.rows, gpu.lanes())));
             }
         }
-        let seconds = median(gpu, &steps, 1, passes)? / self.copies.len() as f64;
+        let seconds = median(gpu, &steps.iter().collect::<Vec<_>>(), 1, passes)? / self.copies.len() as f64;
         Ok(Timed { seconds, bytes: self.copies[0].bytes() })
     }
 }
@@ -181,14 +187,21 @@ pub fn shapes(c: &ModelConfig) -> [Shape; 5] {
 }
 
 /// The tilings that are worth trying.
-pub fn candidates(gpu: &Gpu) -> Vec<Tiling> {
+pub fn candidates(gpu: &Gpu, format: Format) -> Vec<Tiling> {
     let mut all = Vec::new();
     for rows in [1, 2, 4, 8] {
         for threads in [64, 128, 256] {
             for split in [1, 2, 4, 8] {
-                let tiling = Tiling { rows, threads, split };
-                if tiling.fits(gpu.lanes(), gpu.max_threads(), Epilogue::Store) && rows * split <= 16 {
-                    all.push(tiling);
+                let tiling = Tiling { rows, threads, split, dots: 0 };
+                if !tiling.fits(gpu.lanes(), gpu.max_threads(), Epilogue::Store) || rows * split > 16 {
+                    continue;
+                }
+                all.push(tiling);
+                if layout::scaled(format) && gpu.multiplies_bytes() && threads == 256 && split <= 2 {
+                    // Few workgroups, which make the bytes of the vector, of many threads.
+                    for (threads, dots) in [(256, 264), (256, 528), (512, 264)] {
+                        all.push(Tiling { threads: threads.min(gpu.max_threads()), dots, ..tiling });
+                    }
                 }
             }
         }
@@ -211,7 +224,7 @@ pub fn tune(
     for &Shape { k, m, norm } in shapes {
         let product = Product::new(gpu, format, k, m, effort)?;
         let mut best: Option<(Tiling, Timed)> = None;
-        for tiling in candidates(gpu) {
+        for tiling in candidates(gpu, format) {
             let timed = product.time(gpu, tiling, norm, 3)?;
             if best.is_none_or(|(_, b)| timed.seconds < b.seconds) {
                 best = Some((tiling, timed));
@@ -242,7 +255,7 @@ pub fn attention(gpu: &Gpu, heads: Heads, len: usize, splits: u32, effort: Effor
     let (partial, out) =
         (gpu.buffer("attention", u64::from(partial) * 4)?, gpu.buffer("attention", out_row as u64 * 4)?);
     let constants = [("OS", out_row as f64)];
-    let first = gpu.compile(&attention::text(heads, lanes, splits), &constants)?;
+    let first = gpu.compile(&attention::text(heads, lanes, splits, None), &constants)?;
     let join = gpu.compile(&attention::combine(heads, lanes, splits.max(2)), &constants)?;
     let groups = heads.heads / attention::group(heads);
     let mut steps = Vec::new();
@@ -259,7 +272,7 @@ pub fn attention(gpu: &Gpu, heads: Heads, len: usize, splits: u32, effort: Effor
             steps.push(gpu.step(&join, &[&partial, &out], [heads.heads, 1, 1]));
         }
     }
-    let seconds = median(gpu, &steps, 1, effort.passes)? / f64::from(layers);
+    let seconds = median(gpu, &steps.iter().collect::<Vec<_>>(), 1, effort.passes)? / f64::from(layers);
     let read = 2 * heads.kv_heads as u64 * len as u64 * u64::from(heads.head_dim) * 2;
     Ok(Timed { seconds, bytes: read })
 }

@@ -158,30 +158,46 @@ impl Planner {
         Ok(vec![largest, sample])
     }
 
-    /// One pass of decoding, from the embedding to the logits.
+    /// Takes the most likely next token, from the activations on: no logit is written.
+    pub fn greedy(&self, gpu: &Gpu, w: &Loaded, b: &Buffers) -> GpuResult<Vec<Step>> {
+        let (format, epilogue) = (w.head.format, Epilogue::Largest);
+        let tiling = self.settings.tuning.tiling(gpu, format, self.c.dim, self.c.vocab, epilogue);
+        let kernel = Gemv { format, tiling, columns: 1, norm: true, epilogue };
+        let groups = |rows| {
+            let [x, y, _] = kernel.grid(rows, gpu.lanes());
+            x * y
+        };
+        let count: u32 = w.head.parts.iter().map(|part| groups(part.rows)).sum();
+        let largest = gpu.buffer("logits", u64::from(count) * 8)?;
+        let head = Product { y: &largest, epilogue: Epilogue::Largest, ..self.logits(w, b) };
+        let mut steps = self.gemv(gpu, &head, 1)?;
+        let kernel = &gpu.compile(&sample::greedy(), &[("COUNT", f64::from(count))])?;
+        steps.push(gpu.step(kernel, &[&largest, &b.rows, &b.draw], [1, 1, 1]));
+        Ok(steps)
+    }
+
+    /// The logits of a pass of decoding.
+    pub fn head(&self, gpu: &Gpu, w: &Loaded, b: &Buffers, columns: u32) -> GpuResult<Vec<Step>> {
+        self.gemv(gpu, &self.logits(w, b), columns)
+    }
+
+    /// One pass of decoding, from the embedding to the activations behind the last block.
     pub fn decode(&self, gpu: &Gpu, w: &Loaded, b: &Buffers, shape: Shape) -> GpuResult<Vec<Step>> {
-        let c = self.c.clone();
         let mut steps = self.embed(gpu, w, b)?;
         for (l, layer) in w.layers.iter().enumerate() {
             let qkv = self.qkv(layer, b, &b.x, Some(&layer.attn_norm));
             steps.extend(self.gemv(gpu, &qkv, shape.columns)?);
-            steps.push(self.rope(gpu, layer, b, l)?);
-            steps.extend(self.attention(gpu, b, l, shape.splits)?);
+            // One row's attention rotates on the way; several need all new keys first.
+            let turn = (shape.columns == 1 && attention::turns(self.heads)).then_some(layer);
+            if turn.is_none() {
+                steps.push(self.rope(gpu, layer, b, l)?);
+            }
+            steps.extend(self.attention(gpu, b, l, shape.splits, turn)?);
             steps.extend(self.gemv(gpu, &self.o(gpu, layer, b), shape.columns)?);
             let gate_up = self.gate_up(gpu, layer, b, &b.x, Some(&layer.ffn_norm));
             steps.extend(self.gemv(gpu, &gate_up, shape.columns)?);
             steps.extend(self.gemv(gpu, &self.down(gpu, layer, b), shape.columns)?);
         }
-        let head = Product {
-            matrix: &w.head,
-            x: &b.x,
-            y: &b.logits,
-            y_row: c.vocab,
-            gain: Some(&w.final_norm),
-            bias: None,
-            epilogue: Epilogue::Store,
-        };
-        steps.extend(self.gemv(gpu, &head, shape.columns)?);
         Ok(steps)
     }
 
@@ -193,7 +209,7 @@ impl Planner {
             let qkv = self.qkv(layer, b, &b.norm, None);
             steps.extend(self.gemm(gpu, &qkv)?);
             steps.push(self.rope(gpu, layer, b, l)?);
-            steps.extend(self.attention(gpu, b, l, 1)?);
+            steps.extend(self.attention(gpu, b, l, 1, None)?);
             steps.extend(self.gemm(gpu, &self.o(gpu, layer, b))?);
             steps.push(self.norm(gpu, b, &layer.ffn_norm)?);
             let gate_up = self.gate_up(gpu, layer, b, &b.norm, None);
@@ -204,11 +220,16 @@ impl Planner {
     }
 
     /// The head behind a prompt: logits after its last token.
-    pub fn head(&self, gpu: &Gpu, w: &Loaded, b: &Buffers) -> GpuResult<Vec<Step>> {
+    pub fn last(&self, gpu: &Gpu, w: &Loaded, b: &Buffers) -> GpuResult<Vec<Step>> {
         let n = self.row(gpu, self.c.dim) / 4;
         let last = &gpu.compile(rows::last(), &[("N", n as f64)])?;
         let mut steps = vec![gpu.step(last, &[&b.rows, &b.x], [(n as u32).div_ceil(64), 1, 1])];
-        let head = Product {
+        steps.extend(self.head(gpu, w, b, 1)?);
+        Ok(steps)
+    }
+
+    fn logits<'a>(&self, w: &'a Loaded, b: &'a Buffers) -> Product<'a> {
+        Product {
             matrix: &w.head,
             x: &b.x,
             y: &b.logits,
@@ -216,9 +237,7 @@ impl Planner {
             gain: Some(&w.final_norm),
             bias: None,
             epilogue: Epilogue::Store,
-        };
-        steps.extend(self.gemv(gpu, &head, 1)?);
-        Ok(steps)
+        }
     }
 
     fn qkv<'a>(
@@ -290,7 +309,7 @@ impl Planner {
         let rows = if p.epilogue == Epilogue::Swiglu { rows.next_multiple_of(2) } else { rows };
         let tiling = if columns > 1 { Tiling { rows, ..best } } else { best };
         let kernel = Gemv { format, tiling, columns, norm: p.gain.is_some(), epilogue: p.epilogue };
-        let mut steps = Vec::new();
+        let (mut steps, mut groups) = (Vec::new(), 0);
         for part in &p.matrix.parts {
             let x_row = self.row(gpu, k) / 4;
             let mut constants = vec![
@@ -304,11 +323,16 @@ impl Planner {
                 constants.extend([("KF", k as f64), ("EPS", f64::from(self.c.norm_eps))]);
             }
             constants.extend(self.scale(p.epilogue));
+            let grid = kernel.grid(part.rows, gpu.lanes());
+            if p.epilogue == Epilogue::Largest {
+                constants.push(("FIRST", f64::from(groups)));
+                groups += grid[0] * grid[1];
+            }
             let pipeline = &gpu.compile(&kernel.text(gpu.lanes()), &constants)?;
             let mut buffers = vec![&part.words, &part.scales, p.x, p.y];
             buffers.extend(p.gain);
             buffers.extend(p.bias);
-            steps.push(gpu.step(pipeline, &buffers, tiling.grid(part.rows, gpu.lanes())));
+            steps.push(gpu.step(pipeline, &buffers, grid));
         }
         Ok(steps)
     }
@@ -349,14 +373,28 @@ impl Planner {
         Ok(gpu.step(kernel, &buffers, grid).over_rows(2, 1))
     }
 
-    fn attention(&self, gpu: &Gpu, b: &Buffers, l: usize, splits: u32) -> GpuResult<Vec<Step>> {
+    /// Attention of layer `l`; with `turn`, that layer, of one row that is not rotated and not in the cache yet.
+    fn attention(
+        &self,
+        gpu: &Gpu,
+        b: &Buffers,
+        l: usize,
+        splits: u32,
+        turn: Option<&Layer>,
+    ) -> GpuResult<Vec<Step>> {
         let (heads, lanes) = (self.heads, gpu.lanes());
         let out = [("OS", self.row(gpu, self.c.q_dim()) as f64)];
         let groups = heads.heads / attention::group(heads);
         let to = if splits == 1 { &b.attended } else { &b.partial };
-        let constants = if splits == 1 { &out[..] } else { &[("OS", 0.0)] };
-        let kernel = &gpu.compile(&attention::text(heads, lanes, splits), constants)?;
-        let buffers = [&b.rows, &b.qkv, &b.keys[l], &b.values[l], to];
+        let mut constants = if splits == 1 { out.to_vec() } else { vec![("OS", 0.0)] };
+        let mut buffers = vec![&b.rows, &b.qkv, &b.keys[l], &b.values[l], to];
+        if let Some(layer) = turn {
+            buffers.extend([&b.near, &b.far]);
+            buffers.extend(layer.qk_norm.as_ref());
+            constants.extend(self.c.qk_norm.then_some(("EPS", f64::from(self.c.norm_eps))));
+        }
+        let own = turn.map(|_| attention::Turn { norm: self.c.qk_norm });
+        let kernel = &gpu.compile(&attention::text(heads, lanes, splits, own), &constants)?;
         let mut steps = vec![gpu.step(kernel, &buffers, [groups, splits, 1]).over_rows(2, 1)];
         if splits > 1 {
             let kernel = &gpu.compile(&attention::combine(heads, lanes, splits), &out)?;

@@ -66,17 +66,20 @@ pub fn self_test(gpu: Gpu, real: &ModelConfig, settings: &Settings) -> GpuResult
     }
     // Greedy drawing takes what the host finds in the device's own logits.
     let host = last.map_or(0, |l| first_largest(l.last()));
-    let draw = Draw { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
-    device.truncate(seq, prompt.len() + 6).map_err(failed)?;
-    let mut drawn = u32::MAX;
-    let mut take = |token: model::TokenId| {
-        drawn = token.0;
-        false
-    };
-    device.run(seq, next[6], &draw, &mut take).map_err(failed)?;
-    if drawn != host {
-        let what = format!("the drawn token ({drawn} instead of {host})");
-        return Err(GpuError::SelfTest { adapter, what, error: 1.0, allowed: 0.0 });
+    let greedy = Draw { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
+    // Among one token there is no choice, but a draw.
+    for draw in [greedy, Draw { temperature: 1.0, top_k: 1, ..greedy }] {
+        device.truncate(seq, prompt.len() + 6).map_err(failed)?;
+        let mut drawn = u32::MAX;
+        let mut take = |token: model::TokenId| {
+            drawn = token.0;
+            false
+        };
+        device.run(seq, next[6], &draw, &mut take).map_err(failed)?;
+        if drawn != host {
+            let what = format!("the drawn token ({drawn} instead of {host})");
+            return Err(GpuError::SelfTest { adapter, what, error: 1.0, allowed: 0.0 });
+        }
     }
     Ok(device.into_gpu())
 }

@@ -47,10 +47,14 @@ impl Stream for GpuInfer {
         while open || !flying.is_empty() {
             if open && sent < room && flying.len() < IN_FLIGHT {
                 let shape = self.prepare(1, sequence.len + sent + 1)?;
-                let steps = self.lists[&shape].iter().chain(&self.draw);
                 let ring = &self.rings[sent % RINGS];
-                let copy = (&self.buffers.draw, ((HEADER + RING) * 4) as u64, ring);
-                flying.push_back((self.gpu.submit(steps, 1, &[], Some(copy)), sent));
+                let copy = Some((&self.buffers.draw, ((HEADER + RING) * 4) as u64, ring));
+                let ticket = if draw.temperature > 0.0 {
+                    self.gpu.submit(self.steps(shape).chain(&self.draw), 1, &[], copy)
+                } else {
+                    self.gpu.submit(self.lists[&shape].iter().chain(&self.greedy), 1, &[], copy)
+                };
+                flying.push_back((ticket, sent));
                 sent += 1;
                 continue;
             }

@@ -39,8 +39,17 @@ pub struct Tuning {
 impl Tuning {
     /// What is known of a device before anything was timed on it.
     pub fn builtin() -> Self {
-        // (inputs, outputs) and the tilings of halves, Q8_0 and Q4_0, each (rows, threads, split). Timed on an
-        // NVIDIA H200 through Vulkan: results/h200-vulkan.
+        // (inputs, outputs) and the tilings of Q8_0 and Q4_0 in integer arithmetic, where they win; each
+        // (rows, threads, split, dots). Then those of halves, Q8_0 and Q4_0 in floats, each (rows, threads,
+        // split). Timed on an NVIDIA H200 through Vulkan: results/h200-vulkan.
+        type Whole = ((usize, usize), [(u32, u32, u32, u32); 2]);
+        const IN_DOTS: [Whole; 5] = [
+            ((4096, 6144), [(4, 256, 1, 264), (2, 512, 1, 264)]),
+            ((4096, 4096), [(2, 256, 1, 264), (2, 512, 1, 264)]),
+            ((4096, 28_672), [(4, 256, 1, 264), (2, 512, 1, 264)]),
+            ((14_336, 4096), [(4, 256, 2, 264), (2, 512, 2, 264)]),
+            ((4096, 128_256), [(4, 256, 1, 264), (2, 512, 1, 264)]),
+        ];
         type Row = ((usize, usize), [(u32, u32, u32); 3]);
         const TIMED: [Row; 10] = [
             ((4096, 6144), [(2, 128, 4), (2, 256, 2), (2, 256, 2)]),
@@ -55,6 +64,15 @@ impl Tuning {
             ((2048, 128_256), [(2, 128, 2), (4, 128, 1), (4, 128, 1)]),
         ];
         let mut entries = Vec::new();
+        // The first of equally near entries is taken.
+        for ((k, m), tilings) in IN_DOTS {
+            for (format, (rows, threads, split, dots)) in
+                [Format::Q8_0, Format::Q4_0].into_iter().zip(tilings)
+            {
+                let tiling = Tiling { rows, threads, split, dots };
+                entries.push(Entry { format: format.name().into(), k, m, tiling });
+            }
+        }
         for ((k, m), tilings) in TIMED {
             for format in Format::ALL {
                 let (rows, threads, split) = match format {
@@ -62,7 +80,7 @@ impl Tuning {
                     Format::Q8_0 => tilings[1],
                     Format::Q4_0 => tilings[2],
                 };
-                let tiling = Tiling { rows, threads, split };
+                let tiling = Tiling { rows, threads, split, dots: 0 };
                 entries.push(Entry { format: format.name().into(), k, m, tiling });
             }
         }
@@ -75,13 +93,14 @@ impl Tuning {
             let ratio = |a: usize, b: usize| (a as f64 / b as f64).ln().abs();
             ratio(e.k, k) + ratio(e.m, m)
         };
-        let of_format = self.entries.iter().filter(|e| e.format == format.name());
+        let can = |e: &&Entry| e.tiling.dots == 0 || gpu.multiplies_bytes();
+        let of_format = self.entries.iter().filter(|e| e.format == format.name()).filter(can);
         let nearest = of_format.min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        let tiling = nearest.map_or(Tiling { rows: 2, threads: 128, split: 1 }, |e| e.tiling);
+        let tiling = nearest.map_or(Tiling { rows: 2, threads: 128, split: 1, dots: 0 }, |e| e.tiling);
         let rows = if epilogue == Epilogue::Swiglu { tiling.rows.next_multiple_of(2) } else { tiling.rows };
         let threads = tiling.threads.min(gpu.max_threads()).max(gpu.lanes());
         let most = threads / gpu.lanes();
         let split = (1..=tiling.split.min(most)).rev().find(|s| most.is_multiple_of(*s)).unwrap_or(1);
-        Tiling { rows, threads, split }
+        Tiling { rows, threads, split, ..tiling }
     }
 }

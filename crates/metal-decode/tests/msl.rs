@@ -41,8 +41,14 @@ fn metal(text: &str) -> String {
     text
 }
 
+/// No Mac takes this way by itself; the text is kept legal there.
+fn in_dots(format: Format, norm: bool, epilogue: Epilogue) -> String {
+    let tiling = Tiling { rows: 2, threads: 64, split: 2, dots: 8 };
+    Gemv { format, tiling, columns: 1, norm, epilogue }.text(LANES)
+}
+
 fn gemv(format: Format, columns: u32, norm: bool, epilogue: Epilogue) -> String {
-    let tiling = Tiling { rows: 2, threads: 64, split: 1 };
+    let tiling = Tiling { rows: 2, threads: 64, split: 1, dots: 0 };
     Gemv { format, tiling, columns, norm, epilogue }.text(LANES)
 }
 
@@ -54,15 +60,21 @@ fn metal_text() {
         ("gemv_bf16_bias", gemv(Format::Bf16, 1, true, Epilogue::Bias)),
         ("gemv_q8_0_norm_swiglu", gemv(Format::Q8_0, 1, true, Epilogue::Swiglu)),
         ("gemv_q4_0_residual", gemv(Format::Q4_0, 1, false, Epilogue::Residual)),
+        ("gemv_f16_norm_largest", gemv(Format::F16, 1, true, Epilogue::Largest)),
+        ("gemv_q8_0_columns", gemv(Format::Q8_0, 2, true, Epilogue::Store)),
+        ("dots_q8_0_norm_swiglu", in_dots(Format::Q8_0, true, Epilogue::Swiglu)),
+        ("dots_q4_0_residual", in_dots(Format::Q4_0, false, Epilogue::Residual)),
         ("gemm_q8_0", gemm::text(Format::Q8_0, LANES, Epilogue::Store)),
         ("rope_append", rope_append::text(HEADS, true)),
-        ("attention", attention::text(HEADS, LANES, 4)),
+        ("attention", attention::text(HEADS, LANES, 4, None)),
+        ("attention_turn", attention::text(HEADS, LANES, 1, Some(attention::Turn { norm: true }))),
         ("attention_combine", attention::combine(HEADS, LANES, 4)),
         ("rms_norm", rms_norm::text(LANES)),
         ("rows", rows::text()),
         ("rows_last", rows::last().to_owned()),
         ("argmax", argmax::text()),
         ("sample", sample::text()),
+        ("sample_greedy", sample::greedy()),
         ("stream_read", stream::READ.to_owned()),
         ("stream_fill", stream::FILL.to_owned()),
         ("adamw", adamw::text()),

@@ -109,6 +109,38 @@ fn drawing_ends_where_the_positions_end_and_leaves_what_was_emitted() {
 }
 
 #[test]
+fn what_was_taken_back_leaves_no_trace_and_a_full_cache_is_said() {
+    let (config, weights) = model(Format::F16);
+    let settings = Settings { context: 20, ..Settings::new(Format::F16) };
+    let mut device = GpuInfer::new(gpu(), &config, &weights, settings).unwrap();
+    let tokens = conformance::tokens(&config, 20, 3);
+    let other = conformance::tokens(&config, 8, 4);
+    let feed = |tokens| [Feed { seq: SeqId(0), tokens }];
+    let (kv, _) = device.prefill(&tokens[..10]).unwrap();
+    device.seed(SeqId(0), &kv).unwrap();
+    let straight = device.extend(&feed(&tokens[10..])).unwrap();
+    // Not one position more, and nothing happens to those there are.
+    let full = device.extend(&feed(&other[..1]));
+    assert!(matches!(full, Err(Error::SequenceTooLong { got: 21, max: 20 })), "{full:?}");
+    // Taken back to the prompt, another way, back again, and the first way as before.
+    device.truncate(SeqId(0), 10).unwrap();
+    device.extend(&feed(&other)).unwrap();
+    device.truncate(SeqId(0), 14).unwrap();
+    device.truncate(SeqId(0), 10).unwrap();
+    assert_eq!(device.extend(&feed(&tokens[10..])).unwrap().values, straight.values);
+    // Positions that are not there cannot be kept: all 20 stay.
+    device.truncate(SeqId(0), 1000).unwrap();
+    assert!(device.extend(&feed(&other[..1])).is_err());
+    // Down to nothing, and a text from its first token.
+    device.truncate(SeqId(0), 0).unwrap();
+    let first = device.extend(&feed(&tokens[..1])).unwrap();
+    device.release(SeqId(0));
+    let (_, wanted) = device.prefill(&tokens[..1]).unwrap();
+    let error = conformance::relative_error(&first.values, &wanted.values);
+    assert!(error < 1e-3, "{error:.1e}");
+}
+
+#[test]
 fn draws_follow_the_probabilities_and_the_cuts() {
     let (config, weights) = model(Format::F16);
     let mut device = GpuInfer::new(gpu(), &config, &weights, Settings::new(Format::F16)).unwrap();

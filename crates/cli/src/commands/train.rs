@@ -23,7 +23,7 @@ use model::{RunLock, Weights, hf};
 
 pub use self::flags::{Args, parse_precision, parse_split, parse_state, parse_weights};
 pub use self::text::prepare;
-use crate::device::{DeviceArgs, bytes};
+use crate::device::{DeviceArgs, Trainer, bytes};
 use crate::failure::Failure;
 use crate::paths;
 use crate::progress::{Progress, duration, say};
@@ -41,6 +41,7 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     hf::check(&config.model).map_err(|e| Failure::Usage(e.to_string()))?;
     args.device.check()?;
     args.device.check_classifier(config.train.classifier)?;
+    args.device.check_optimizer(&config.optimizer)?;
     if args.print_config {
         // A closed pipe is no fault: the reader has enough.
         let _ = write!(std::io::stdout(), "{layers}");
@@ -64,10 +65,10 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
 
     let data = prepare(&config, &tokenizer, args.device.threads(), &progress)?;
     let mut trainer = args.device.trainer(&config)?;
-    progress.say(&describe(&config, &data, &args.device, trainer.memory));
+    progress.say(&describe(&config, &data, &args.device, &trainer));
     let stop = Stop::listen().context("cannot listen for signals")?;
     let infer = |model: &model::ModelConfig, weights: Weights| args.device.writer(model, weights);
-    let (device, restart_wanted) = (args.device.name(), trainer.restart_wanted());
+    let (device, restart_wanted) = (trainer.name(&args.device), trainer.restart_wanted());
     let job = Job {
         config: &config,
         tokenizer: &tokenizer,
@@ -126,13 +127,13 @@ fn write_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn describe(config: &RunConfig, data: &Dataset, device: &DeviceArgs, memory: Option<u64>) -> String {
+fn describe(config: &RunConfig, data: &Dataset, device: &DeviceArgs, trainer: &Trainer) -> String {
     let RunConfig { model, train, .. } = config;
     let from = if config.data.path.is_empty() { " of built-in stories" } else { "" };
     format!(
         "model: {:.2}M parameters, {} layers of {} channels, vocabulary {}\n\
          data:  {} tokens{from} to train on, {} to validate on\n\
-         run:   {} × {} tokens per step on {}{}",
+         run:   {} × {} tokens per step on {}{}{}",
         model.param_count() as f64 / 1e6,
         model.layers,
         model.dim,
@@ -142,7 +143,8 @@ fn describe(config: &RunConfig, data: &Dataset, device: &DeviceArgs, memory: Opt
         train.batch * train.accum,
         train.seq,
         device.label(),
-        memory.map_or(String::new(), |n| format!(", {} of memory", bytes(n)))
+        trainer.updates.as_ref().map_or(String::new(), |gpu| format!(", updates on {gpu}")),
+        trainer.memory.map_or(String::new(), |n| format!(", {} of memory", bytes(n)))
     )
 }
 

@@ -5,6 +5,7 @@ mod ane;
 mod bad_input;
 mod eval;
 mod generate;
+mod gpu;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod lab;

@@ -29,23 +29,38 @@ pub fn partial(h: Heads) -> u32 {
     h.chunks() * 8 + 2
 }
 
-/// The text. `rows` of `qkv` are `heads + 2·kv_heads` heads. Override: `OS`, numbers of a row of `o`.
-/// Grid: (kv_heads · groups, splits, rows).
-pub fn text(h: Heads, lanes: u32, splits: u32) -> String {
+/// Whether [`text`] can do the work of [`super::rope_append`] as well: where one workgroup has all query heads of
+/// a key head, so that one alone writes the new key and value.
+pub fn turns(h: Heads) -> bool {
+    group(h) == h.heads / h.kv_heads
+}
+
+/// What one row needs before attention, done on the way: see [`super::rope_append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Whether heads are normalised.
+    pub norm: bool,
+}
+
+/// The text. `rows` of `qkv` are `heads + 2·kv_heads` heads, rotated and in the cache already unless they `turn`
+/// here, which is for one row. Override: `OS`, numbers of a row of `o`; `EPS` of norms. Grid: (kv_heads · groups,
+/// splits, rows).
+pub fn text(h: Heads, lanes: u32, splits: u32, turn: Option<Turn>) -> String {
     let Heads { heads, kv_heads, head_dim: d, capacity } = h;
     let (n, chunks, subgroups) = (group(h) as usize, h.chunks(), TILE / lanes);
     let (groups, pieces) = (heads / kv_heads / n as u32, chunks * 2);
     // Threads that walk values: whole rows of chunks.
     let walkers = TILE / chunks;
     let stride = chunks * 8;
+    let access = if turn.is_some() { "read_write" } else { "read" };
     let mut s = format!(
         "override OS: u32;
 @group(0) @binding(0) var<storage, read> R: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> Q: array<f32>;
-@group(0) @binding(2) var<storage, read> KC: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> VC: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, {access}> KC: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, {access}> VC: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> O: array<f32>;
-var<workgroup> QS: array<vec4<f32>, {}>;
+{}var<workgroup> QS: array<vec4<f32>, {}>;
 var<workgroup> P: array<f32, {}>;
 var<workgroup> RED: array<f32, {}>;
 var<workgroup> ACC: array<vec4<f32>, {}>;
@@ -56,23 +71,20 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         @builtin(subgroup_id) sg: u32, @builtin(subgroup_invocation_id) lane: u32) {{
   let row = R[wid.z]; let len = row.y + 1u; let kv = row.z * {kv_heads}u + wid.x / {groups}u;
   let head0 = wid.x * {n}u;
-  let share = (len + {}u) / {splits}u; let first = wid.y * share; let end = min(first + share, len);
-  for (var i = li; i < {}u; i += {TILE}u) {{
-    let e = (i % {pieces}u) * 4u; let at = (wid.z * {}u + head0 + i / {pieces}u) * {d}u + e;
-    var q = vec4<f32>(0.0);\n",
+  let share = (len + {}u) / {splits}u; let first = wid.y * share; let end = min(first + share, len);\n",
+        turn.map_or(String::new(), |turn| turn_text(h, turn)),
         n as u32 * pieces,
         n as u32 * TILE,
         n as u32 * subgroups,
         walkers * pieces,
         layout::place_fn(lanes),
         splits - 1,
-        n as u32 * pieces,
-        heads + 2 * kv_heads,
     );
-    for (e, field) in ["x", "y", "z", "w"].into_iter().enumerate() {
-        s += &format!("    if (e + {e}u < {d}u) {{ q.{field} = Q[at + {e}u]; }}\n");
-    }
-    s += &format!("    QS[i] = q * {:?};\n  }}\n  workgroupBarrier();\n", 1.0 / (d as f32).sqrt());
+    s += &match turn {
+        Some(turn) => turn_queries(h, lanes, turn),
+        None => load_queries(h),
+    };
+    s += "  workgroupBarrier();\n";
     s += &each(n, |i| {
         format!("  var m{i} = -1e30; var l{i} = 0.0; var x{i} = vec4<f32>(0.0); var y{i} = vec4<f32>(0.0);\n")
     });
@@ -83,9 +95,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     );
     s += &each(n, |i| format!("    var s{i} = 0.0;\n"));
     s += "    if (here) {\n";
-    // Loads of four chunks go out together.
-    for from in (0..chunks).step_by(4) {
-        let now = from..(from + 4).min(chunks);
+    // Loads of eight chunks go out together.
+    for from in (0..chunks).step_by(8) {
+        let now = from..(from + 8).min(chunks);
         s += "      {\n";
         for c in now.clone() {
             s += &format!("        let k{c} = KC[kb + {}u];\n", c * capacity);
@@ -183,6 +195,111 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         s += "  }\n  workgroupBarrier();\n";
     }
     s + "}\n"
+}
+
+/// WGSL: the rotated queries into `QS`, scaled.
+fn load_queries(h: Heads) -> String {
+    let Heads { heads, kv_heads, head_dim: d, .. } = h;
+    let pieces = h.chunks() * 2;
+    let mut s = format!(
+        "  for (var i = li; i < {}u; i += {TILE}u) {{
+    let e = (i % {pieces}u) * 4u; let at = (wid.z * {}u + head0 + i / {pieces}u) * {d}u + e;
+    var q = vec4<f32>(0.0);\n",
+        group(h) * pieces,
+        heads + 2 * kv_heads,
+    );
+    for (e, field) in ["x", "y", "z", "w"].into_iter().enumerate() {
+        s += &format!("    if (e + {e}u < {d}u) {{ q.{field} = Q[at + {e}u]; }}\n");
+    }
+    s + &format!("    QS[i] = q * {:?};\n  }}\n", 1.0 / (d as f32).sqrt())
+}
+
+/// WGSL: `value(base, e)`, channel `e` of the head at `base`, and `turned(base, e, pos, r, gain)`, the same normalised
+/// by `r` and the gains from `gain` on, and rotated.
+fn turn_text(h: Heads, turn: Turn) -> String {
+    let (d, half) = (h.head_dim, h.head_dim / 2);
+    let gains = |at: &str| if turn.norm { format!(" * r * H[gain + {at}]") } else { String::new() };
+    let norm = if turn.norm {
+        format!(
+            "override EPS: f32;\n@group(0) @binding(7) var<storage, read> H: array<f32>;\nvar<workgroup> HN: array<f32, {}>;\n",
+            group(h) + 1
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "@group(0) @binding(5) var<storage, read> NEAR: array<vec2<f32>>;
+@group(0) @binding(6) var<storage, read> FAR: array<vec2<f32>>;
+{norm}fn half2(a: f32, b: f32) -> u32 {{ return pack2x16float(clamp(vec2<f32>(a, b), vec2<f32>(-65504.0), vec2<f32>(65504.0))); }}
+fn value(base: u32, e: u32) -> f32 {{
+  if (e >= {d}u) {{ return 0.0; }}
+  return Q[base + e];
+}}
+fn turned(base: u32, e: u32, pos: u32, r: f32, gain: u32) -> f32 {{
+  if (e >= {d}u) {{ return 0.0; }}
+  let i = e % {half}u;
+  let n = NEAR[(pos & 255u) * {half}u + i]; let f = FAR[(pos >> 8u) * {half}u + i];
+  let c = f.x * n.x - f.y * n.y; let s = f.y * n.x + f.x * n.y;
+  let a = Q[base + i]{}; let b = Q[base + {half}u + i]{};
+  return select(b * c + a * s, a * c - b * s, e < {half}u);
+}}\n",
+        gains("i"),
+        gains(&format!("{half}u + i"))
+    )
+}
+
+/// WGSL: the queries, rotated here, into `QS`; who reads the new position writes its key and value first.
+fn turn_queries(h: Heads, lanes: u32, turn: Turn) -> String {
+    let Heads { heads, kv_heads, head_dim: d, capacity } = h;
+    let (n, chunks) = (group(h), h.chunks());
+    let pieces = chunks * 2;
+    let mut s = format!(
+        "  let pos = row.y; let kbase = ({heads}u + wid.x) * {d}u; let vbase = ({}u + wid.x) * {d}u;\n",
+        heads + kv_heads
+    );
+    let factor = |head: &str| if turn.norm { format!("HN[{head}]") } else { "1.0".to_owned() };
+    if turn.norm {
+        s += &format!(
+            "  for (var h = sg; h <= {n}u; h += {}u) {{
+    let base = select((head0 + h) * {d}u, kbase, h == {n}u);
+    var sum = 0.0;
+    for (var e = lane; e < {d}u; e += {lanes}u) {{ sum += Q[base + e] * Q[base + e]; }}
+    sum = subgroupAdd(sum);
+    if (lane == 0u) {{ HN[h] = inverseSqrt(sum / {d}.0 + EPS); }}
+  }}
+  workgroupBarrier();\n",
+            TILE / lanes
+        );
+    }
+    let four = (0..4).map(|c| format!("turned(base, e + {c}u, pos, r, 0u)")).collect::<Vec<_>>().join(", ");
+    s += &format!(
+        "  for (var i = li; i < {}u; i += {TILE}u) {{
+    let h = i / {pieces}u; let e = (i % {pieces}u) * 4u; let base = (head0 + h) * {d}u; let r = {};
+    QS[i] = {:?} * vec4<f32>({four});
+  }}\n",
+        n * pieces,
+        factor("h"),
+        1.0 / (d as f32).sqrt()
+    );
+    let pairs = |number: &dyn Fn(u32) -> String| {
+        (0..4)
+            .map(|c| format!("half2({}, {})", number(2 * c), number(2 * c + 1)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    s + &format!(
+        "  if (first < end && end == len) {{
+    for (var c = li; c < {chunks}u; c += {TILE}u) {{
+      let e = c * 8u; let r = {};
+      KC[(kv * {chunks}u + c) * {capacity}u + pos] = vec4<u32>({});
+      VC[(kv * {capacity}u + pos) * {chunks}u + c] = vec4<u32>({});
+    }}
+  }}
+  storageBarrier();\n",
+        factor(&format!("{n}u")),
+        pairs(&|e| format!("turned(kbase, e + {e}u, pos, r, {d}u)")),
+        pairs(&|e| format!("value(vbase, e + {e}u)"))
+    )
 }
 
 /// Joins the splits of each head. Override: `OS`. Grid: (heads, 1, rows).

@@ -36,6 +36,7 @@ pub fn text(format: Format, lanes: u32, epilogue: Epilogue) -> String {
                 format!("Y[{to} + place(({row}) >> 1u)] = {gate} / (1.0 + exp(-{gate})) * {up};")
             }
             Epilogue::Swiglu => return String::new(),
+            Epilogue::Largest => unreachable!("prompts have no head"),
         };
         format!("  if (m + {e}u < M) {{ {store} }}\n")
     };

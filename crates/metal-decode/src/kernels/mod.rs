@@ -6,6 +6,7 @@
 pub mod adamw;
 pub mod argmax;
 pub mod attention;
+pub mod dots;
 pub mod embed;
 pub mod gemm;
 pub mod gemv;
@@ -27,6 +28,8 @@ pub enum Epilogue {
     Residual,
     /// Rows in pairs, gate and up: `y = silu(gate) · up`, in the order of activations.
     Swiglu,
+    /// No result is kept but the largest of each workgroup and its row, as [`argmax`] has them.
+    Largest,
 }
 
 impl Epilogue {
@@ -37,6 +40,7 @@ impl Epilogue {
             Epilogue::Bias => "bias",
             Epilogue::Residual => "residual",
             Epilogue::Swiglu => "swiglu",
+            Epilogue::Largest => "largest",
         }
     }
 }

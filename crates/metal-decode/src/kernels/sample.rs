@@ -17,6 +17,45 @@ pub const RING: usize = 64;
 /// Words before the ring: temperature, top-k, top-p, min-p, seed (2), drawn, unused.
 pub const HEADER: usize = 8;
 
+/// The text of the most likely token alone, from the largest logits of `COUNT` workgroups: see
+/// [`super::Epilogue::Largest`]. One workgroup.
+pub fn greedy() -> String {
+    format!(
+        "override COUNT: u32;
+@group(0) @binding(0) var<storage, read> A: array<vec2<u32>>;
+@group(0) @binding(1) var<storage, read_write> R: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read_write> D: array<u32>;
+var<workgroup> Z: array<f32, 256>;
+var<workgroup> N: array<u32, 256>;
+{ORDER_FNS}@compute @workgroup_size(256)
+fn main(@builtin(local_invocation_index) li: u32) {{
+  var z = 0.0; var token = 0xffffffffu;
+  for (var i = li; i < COUNT; i += 256u) {{
+    let a = A[i]; let next = bitcast<f32>(a.x);
+    if (better(next, a.y, z, token)) {{ z = next; token = a.y; }}
+  }}
+  Z[li] = z; N[li] = token;
+  workgroupBarrier();
+  for (var half = 128u; half > 0u; half >>= 1u) {{
+    if (li < half && better(Z[li + half], N[li + half], Z[li], N[li])) {{ Z[li] = Z[li + half]; N[li] = N[li + half]; }}
+    workgroupBarrier();
+  }}
+  if (li == 0u) {{ {} }}
+}}\n",
+        next("N[0]")
+    )
+}
+
+/// WGSL: makes `token` the next input and keeps it for the host.
+fn next(token: &str) -> String {
+    format!(
+        "let row = R[0]; let drawn = D[6]; let next = {token};
+    R[0] = vec4<u32>(select(next, 0u, next == 0xffffffffu), row.y + 1u, row.z, row.w);
+    D[{HEADER}u + drawn % {RING}u] = next;
+    D[6] = drawn + 1u;"
+    )
+}
+
 /// The text. Override: `VOCAB`.
 pub fn text() -> String {
     format!(
@@ -142,12 +181,8 @@ fn main(@builtin(local_invocation_index) li: u32) {{
     }}
   }}
   workgroupBarrier();
-  if (li == 0u) {{
-    let row = R[0];
-    R[0] = vec4<u32>(select(token, 0u, token == 0xffffffffu), row.y + 1u, row.z, row.w);
-    D[{HEADER}u + drawn % {RING}u] = token;
-    D[6] = drawn + 1u;
-  }}
-}}\n"
+  if (li == 0u) {{ {} }}
+}}\n",
+        next("token")
     )
 }

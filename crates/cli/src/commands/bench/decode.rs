@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use bench::DecodeSettings;
 use engine::RunConfig;
-use metal_decode::Settings;
 use metal_decode::kernels::Epilogue;
 use metal_decode::kernels::rope_append::Heads;
 use metal_decode::measure::{self, Effort};
+use metal_decode::{Gpu, Settings};
 use model::quant::Format;
 use model::{ModelConfig, Weights};
 use serde_json::json;
@@ -80,11 +80,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         tokens: args.tokens,
         repetitions: args.repetitions,
     };
-    let Some(api) = gpu::api(args.device.device) else {
-        if let Some(format) = args.format {
-            let text = format!("--format {format} needs a GPU: --device metal or vulkan");
-            return Err(Failure::Usage(text).into());
-        }
+    let at = |on_device| Settings { context: args.context, ..on_device };
+    let Some(mut writer) = args.device.gpu_writer(&config, None, args.format, at)? else {
         config.max_seq = args.context;
         let weights = Weights::init(&config, 1);
         let mut writer = args.device.writer(&config, weights).map_err(anyhow::Error::from_boxed)?;
@@ -92,52 +89,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let extra = json!({ "device": args.device.label(), "format": "f32" });
         return show(args, &report, extra);
     };
-    let format = args.format.unwrap_or(Format::F16);
-    let device = gpu::open(api)?;
+    let format = writer.format();
+    let (dispatches, seconds) = writer.time_token(args.prompt + 1).map_err(gpu::failure)?;
+    let (encoded, sent) = (writer.gpu().encoding(), writer.gpu().submitted());
+    let report = bench::decode(&mut writer, &settings)?;
+    let (encoding, submitted) = (writer.gpu().encoding() - encoded, writer.gpu().submitted() - sent);
+    let bytes = writer.bytes_per_token();
+    let device = writer.into_gpu();
     let (label, driver, effort) = (device.label(), device.driver(), Effort::new(&device));
     let ceiling = measure::ceiling(&device, effort).map_err(gpu::failure)?;
-    let mut products = Vec::new();
-    let mut attention = Vec::new();
-    if args.kernels {
-        let tuning = gpu::tuning(&device);
-        let c = &config;
-        for measure::Shape { k, m, norm } in measure::shapes(c) {
-            let product = measure::Product::new(&device, format, k, m, effort).map_err(gpu::failure)?;
-            let tiling = tuning.tiling(&device, format, k, m, Epilogue::Store);
-            let timed = product.time(&device, tiling, norm, effort.passes).map_err(gpu::failure)?;
-            products.push(json!({
-                "k": k, "m": m, "norm": norm, "tiling": tiling, "us": timed.seconds * 1e6, "mb": timed.bytes as f64 / 1e6,
-                "gb_per_s": timed.gb_per_s(), "ceiling_share": timed.gb_per_s() / ceiling,
-            }));
-        }
-        for len in [512, 2048, 8192, 32_768] {
-            let heads = Heads {
-                heads: c.heads as u32,
-                kv_heads: c.kv_heads as u32,
-                head_dim: c.head_dim as u32,
-                capacity: 32_768,
-            };
-            let mut best: Option<(u32, measure::Timed)> = None;
-            for splits in [4, 8, 16, 32, 64].into_iter().filter(|_| !device.is_software()) {
-                let timed = measure::attention(&device, heads, len, splits, effort).map_err(gpu::failure)?;
-                if best.is_none_or(|(_, b)| timed.seconds < b.seconds) {
-                    best = Some((splits, timed));
-                }
-            }
-            attention.extend(best.map(|(splits, timed)| {
-                json!({
-                    "positions": len, "splits": splits, "us": timed.seconds * 1e6,
-                    "gb_per_s": timed.gb_per_s(), "ceiling_share": timed.gb_per_s() / ceiling,
-                })
-            }));
-        }
-    }
-    let on_device = Settings { context: args.context, ..gpu::settings(&device, format) };
-    let mut writer = gpu::load(device, &config, None, on_device)?;
-    let (dispatches, seconds) = writer.time_token(args.prompt + 1).map_err(gpu::failure)?;
-    let report = bench::decode(&mut writer, &settings)?;
-    let (encoding, submitted) = (writer.gpu().encoding(), writer.gpu().submitted());
-    let bytes = writer.bytes_per_token();
+    let (products, attention) = if args.kernels {
+        (products(&device, &config, format, ceiling)?, attention(&device, &config, ceiling)?)
+    } else {
+        (Vec::new(), Vec::new())
+    };
     let streamed = report.stream_tok_per_s.unwrap_or(0.0) * bytes as f64 / 1e9;
     let extra = json!({
         "device": label, "driver": driver, "format": format.name(), "ceiling_gb_per_s": ceiling,
@@ -149,6 +114,55 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "products": products, "attention": attention,
     });
     show(args, &report, extra)
+}
+
+/// The matrix products of a token, each in a chain.
+fn products(
+    device: &Gpu,
+    c: &ModelConfig,
+    format: Format,
+    ceiling: f64,
+) -> anyhow::Result<Vec<serde_json::Value>> {
+    let (tuning, effort) = (gpu::tuning(device), Effort::new(device));
+    let mut rows = Vec::new();
+    for measure::Shape { k, m, norm } in measure::shapes(c) {
+        let product = measure::Product::new(device, format, k, m, effort).map_err(gpu::failure)?;
+        let tiling = tuning.tiling(device, format, k, m, Epilogue::Store);
+        let timed = product.time(device, tiling, norm, effort.passes).map_err(gpu::failure)?;
+        rows.push(json!({
+            "k": k, "m": m, "norm": norm, "tiling": tiling, "us": timed.seconds * 1e6, "mb": timed.bytes as f64 / 1e6,
+            "gb_per_s": timed.gb_per_s(), "ceiling_share": timed.gb_per_s() / ceiling,
+        }));
+    }
+    Ok(rows)
+}
+
+/// Attention over several lengths, each with the splits that are fastest.
+fn attention(device: &Gpu, c: &ModelConfig, ceiling: f64) -> anyhow::Result<Vec<serde_json::Value>> {
+    let effort = Effort::new(device);
+    let mut rows = Vec::new();
+    for len in [512, 2048, 8192, 32_768] {
+        let heads = Heads {
+            heads: c.heads as u32,
+            kv_heads: c.kv_heads as u32,
+            head_dim: c.head_dim as u32,
+            capacity: 32_768,
+        };
+        let mut best: Option<(u32, measure::Timed)> = None;
+        for splits in [4, 8, 16, 32, 64].into_iter().filter(|_| !device.is_software()) {
+            let timed = measure::attention(device, heads, len, splits, effort).map_err(gpu::failure)?;
+            if best.is_none_or(|(_, b)| timed.seconds < b.seconds) {
+                best = Some((splits, timed));
+            }
+        }
+        rows.extend(best.map(|(splits, timed)| {
+            json!({
+                "positions": len, "splits": splits, "us": timed.seconds * 1e6,
+                "gb_per_s": timed.gb_per_s(), "ceiling_share": timed.gb_per_s() / ceiling,
+            })
+        }));
+    }
+    Ok(rows)
 }
 
 fn show(args: &Args, report: &bench::DecodeReport, extra: serde_json::Value) -> anyhow::Result<ExitCode> {

@@ -39,8 +39,8 @@ pub(super) fn dry_run(args: &Args, layers: &mut Layers) -> anyhow::Result<ExitCo
             threads: args.device.threads(),
         };
         let data = data::prepare(&sources, &tokenizer, &options, &folder.join("data"), &mut |_| ())?;
-        let trainer = args.device.trainer(&config)?;
-        let (mut backend, memory) = (trainer.backend, trainer.memory);
+        let mut trainer = args.device.trainer(&config)?;
+        let backend = &mut trainer.backend;
         let weights = Weights::init(&config.model, config.train.seed);
         for p in &Params::new(&config.model) {
             backend.write(p.id, Slot::Weight, weights.get(p.id))?;
@@ -50,11 +50,11 @@ pub(super) fn dry_run(args: &Args, layers: &mut Layers) -> anyhow::Result<ExitCo
             .batch(0)?;
         let begin = Instant::now();
         let tokens = backend::Tokens { ids: &batch.tokens, seq: batch.seq };
-        let loss = backend::forward_backward(&mut backend, tokens, &batch.targets)?;
-        train::check_gradients(&mut backend)?;
+        let loss = backend::forward_backward(backend, tokens, &batch.targets)?;
+        train::check_gradients(backend)?;
         let norm = backend.update(&engine::optim::update(&config.optimizer, 0, 100, 1))?;
         let took = begin.elapsed();
-        progress.say(&describe(&config, &data, &args.device, memory));
+        progress.say(&describe(&config, &data, &args.device, &trainer));
         progress.say(&format!(
             "step:  loss {loss:.4}, gradient norm {norm:.2}, {:.0} ms for the first micro-batch\n\
              dry run: everything works, nothing was written",

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use engine::config::{Classifier, OnNan, OptimizerKind, OptimizerState, Precision, WeightFormat};
+use engine::config::{
+    Classifier, OnNan, OptimizerDevice, OptimizerKind, OptimizerState, Precision, WeightFormat,
+};
 use engine::data::Format;
 use engine::optim::Schedule;
 use model::SplitPattern;
@@ -90,6 +92,9 @@ pub struct Args {
     /// Rule of the weight matrices: adamw or muon
     #[arg(long, value_parser = parse_optimizer, value_name = "RULE", help_heading = "Optimizer")]
     pub(super) optimizer: Option<OptimizerKind>,
+    /// Where gradients become weights: cpu, metal or vulkan; the GPU keeps weights and moments a second time
+    #[arg(long, value_parser = parse_optimizer_device, value_name = "WHERE", help_heading = "Optimizer")]
+    pub(super) optimizer_device: Option<OptimizerDevice>,
     /// How the moments of the optimizer are kept: f32, bf16 or q8 (8, 4 or 2 bytes per weight)
     #[arg(long, value_parser = parse_state, value_name = "FORMAT", help_heading = "Optimizer")]
     pub(super) optimizer_state: Option<OptimizerState>,
@@ -207,6 +212,7 @@ pub(super) fn layers(args: &Args, given: &ArgMatches) -> anyhow::Result<Layers> 
         tokens => "train.tokens", budget => "train.budget_s", recompute => "train.recompute",
         update_in_backward => "train.update_in_backward", weights => "train.weights",
         precision => "train.precision", optimizer_state => "optimizer.state",
+        optimizer_device => "optimizer.device",
         classifier => "train.classifier",
         optimizer => "optimizer.kind", lr => "optimizer.lr", muon_lr => "optimizer.muon_lr",
         schedule => "optimizer.schedule", warmup => "optimizer.warmup", weight_decay => "optimizer.weight_decay",
@@ -267,6 +273,10 @@ pub fn parse_state(text: &str) -> Result<OptimizerState, String> {
 }
 
 fn parse_optimizer(text: &str) -> Result<OptimizerKind, String> {
+    word(text)
+}
+
+fn parse_optimizer_device(text: &str) -> Result<OptimizerDevice, String> {
     word(text)
 }
 

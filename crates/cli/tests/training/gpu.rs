@@ -1,0 +1,85 @@
+//! `--optimizer-device`: gradients from one device, updates on a GPU; and what `--device auto` says.
+
+use metal_decode::{Api, Gpu};
+use serde_json::Value;
+
+use crate::lab::Lab;
+
+const RUN: [&str; 6] = ["--eval-every", "0", "--sample-every", "0", "--schedule", "constant"];
+const GPU: [&str; 2] = ["--optimizer-device", "vulkan"];
+
+fn losses(lab: &Lab, run: &str) -> Vec<f64> {
+    let records = lab.metrics(run);
+    records.iter().filter(|r| r["kind"] == "step").map(|r| r["loss"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn updates_on_a_gpu_follow_those_on_the_cpu_and_resume_exactly() {
+    let lab = Lab::new();
+    let steps = |n| [&RUN[..], &["--steps", n]].concat();
+    let Ok(gpu) = Gpu::open(Api::Vulkan) else {
+        // Nothing to run on: then it is said before anything is written.
+        let ran = lab.train("run", &[&steps("4")[..], &GPU].concat());
+        assert!(ran.code == 5 && ran.err.contains("--optimizer-device cpu"), "{}", ran.err);
+        assert!(!lab.path("run").exists());
+        return;
+    };
+    lab.trained("cpu", &steps("12"));
+    for device in ["cpu", "virtual-ane"] {
+        let on = |n| [&steps(n)[..], &GPU, &["--device", device]].concat();
+        let (whole, parts) = (format!("{device}-whole"), format!("{device}-parts"));
+        let said = lab.trained(&whole, &on("12"));
+        assert!(said.contains(&format!("updates on {}", gpu.label())), "{said}");
+        for (step, (got, wanted)) in losses(&lab, &whole).iter().zip(losses(&lab, "cpu")).enumerate() {
+            assert!((got - wanted).abs() <= 0.01 * wanted, "{device}, step {}: {got}, {wanted}", step + 1);
+        }
+        // The length of a run is a setting like the others.
+        lab.trained(&parts, &on("5"));
+        lab.trained(&parts, &[&on("12")[..], &["--allow-drift"]].concat());
+        assert_eq!(losses(&lab, &parts), losses(&lab, &whole));
+        let tensors = |run: &str| {
+            let files = ["model.safetensors", "training/optimizer.safetensors"];
+            files.map(|file| std::fs::read(lab.newest(run).1.join(file)).unwrap())
+        };
+        assert!(tensors(&parts) == tensors(&whole), "{device}: weights or moments differ after a resume");
+        let state = std::fs::read(lab.newest(&parts).1.join("training/state.json")).unwrap();
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        assert!(state["device"].as_str().unwrap().ends_with(&format!(", updates on {}", gpu.label())));
+    }
+    assert_ne!(losses(&lab, "cpu-whole"), losses(&lab, "cpu"), "the CPU updated both times");
+    let other = lab.train("cpu-whole", &steps("12"));
+    let drift = "optimizer.device: \"vulkan\" in the run, \"cpu\" now";
+    assert!(other.code == 2 && other.err.contains(drift), "{}", other.err);
+}
+
+#[test]
+fn updates_on_what_is_not_there_are_refused() {
+    let lab = Lab::new();
+    let narrow = lab.train("run", &[&GPU[..], &["--optimizer-state", "q8"]].concat());
+    let why = "a GPU keeps the moments as f32: leave --optimizer-state out, or use --optimizer-device cpu";
+    assert!(narrow.code == 2 && narrow.err.contains(why), "{}", narrow.err);
+    if !cfg!(target_os = "macos") {
+        let metal = lab.train("run", &["--optimizer-device", "metal"]);
+        assert!(metal.code == 5 && metal.err.contains("no Metal GPU"), "{}", metal.err);
+    }
+    assert!(!lab.path("run").exists());
+}
+
+#[test]
+fn auto_says_where_it_writes_and_passes_a_software_driver_over() {
+    let lab = Lab::new();
+    lab.trained("run", &["--steps", "4"]);
+    let ran = lab.run(&["generate", "run", "--prompt", "The", "-n", "4", "--device", "auto"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let said = ran.err.lines().filter(|line| line.starts_with("writing on ")).collect::<Vec<_>>();
+    assert_eq!(said.len(), 1, "{}", ran.err);
+    if Gpu::open(Api::Any).is_err() {
+        assert!(
+            said[0].starts_with("writing on cpu, ") && said[0].contains("no Metal or Vulkan GPU"),
+            "{}",
+            said[0]
+        );
+    }
+    let named = lab.run(&["generate", "run", "--prompt", "The", "-n", "4"]);
+    assert_eq!((named.code, named.err.as_str()), (0, ""), "who names the device knows it: the lab does");
+}
