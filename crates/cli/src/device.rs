@@ -8,9 +8,7 @@ use backend::Train;
 use backend_ane::{Ane, AneDevice, AneError, AneInfer, Monitor};
 use backend_cpu::{Act, Cpu, CpuInfer, Isa, MomentFormat, Plan};
 use engine::RunConfig;
-use engine::config::{
-    Classifier, OptimizerConfig, OptimizerDevice, OptimizerState, Precision, WeightFormat,
-};
+use engine::config::{Classifier, OptimizerConfig, OptimizerDevice, OptimizerState, Precision, WeightFormat};
 use engine::infer::Infer;
 use metal_decode::{Api, Gpu, GpuInfer, GpuOptimizer};
 use model::quant::Format;

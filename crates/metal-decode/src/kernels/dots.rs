@@ -125,7 +125,11 @@ fn weights(format: Format, r: usize, piece: usize) -> String {
     }
     // The even ones of eight, then the odd ones.
     let word = format!("w{r}_0.{}", field(piece / 2));
-    if piece % 2 == 0 { format!("{word} & 0x0f0f0f0fu") } else { format!("({word} >> 4u) & 0x0f0f0f0fu") }
+    if piece.is_multiple_of(2) {
+        format!("{word} & 0x0f0f0f0fu")
+    } else {
+        format!("({word} >> 4u) & 0x0f0f0f0fu")
+    }
 }
 
 /// WGSL: the weights and scales of block `j`; behind the last block they are those of the last.
