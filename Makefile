@@ -9,7 +9,7 @@ ARGS ?=
 # Where Objective-C can be tested without a Mac.
 GNUSTEP = $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
-.PHONY: help build test test-device apple lint macos interop bench-step train clean \
+.PHONY: help build test test-device apple lint macos interop results submit bench-step train clean \
 	sweep-600m sweep-1b sweep-3b sweep-5b sweep-full \
 	forward-7b forward-10b forward-ladder forward-ceiling train-600m
 
@@ -47,6 +47,13 @@ interop: ## only the comparison with transformers
 
 train: ## the tiny preset on the built-in stories
 	$(CARGO) run --release --locked -- train
+
+results: ## render results/ as results/index.html
+	$(RUSTANE) results index
+
+# As FILE=results/mine.json ENDPOINT=https://…; without an endpoint, a branch for a pull request.
+submit: ## show FILE=results, ask, and send it or make a branch for a pull request
+	$(RUSTANE) bench submit $(FILE) $(if $(ENDPOINT),--endpoint $(ENDPOINT),--pull-request) $(ARGS)
 
 bench-step: ## one training step of the 110m preset, with phases
 	$(CARGO) run --release --locked -- bench step --preset 110m --seq 256 --batch 4

@@ -6,7 +6,7 @@ use backend::{Decode, Draw, Feed, Prefill, Result, SeqId};
 use model::TokenId;
 use serde::Serialize;
 
-use crate::step::median;
+use crate::statistics::median;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use backend::{Result, Slot, Tokens, Train};
-use model::{ModelConfig, Params};
+use model::{ModelConfig, Param, Params};
 use serde::Serialize;
 
 use crate::protocol;
-use crate::step::median;
+use crate::statistics::median;
 
 /// What is run.
 #[derive(Clone, Copy, Debug)]
@@ -65,34 +65,47 @@ pub struct ForwardReport {
 /// # Panics
 /// When the backend has not exactly one block of that shape.
 pub fn forward<B: Train>(
-    mut backend: B,
+    backend: B,
     whole: &ModelConfig,
     settings: &ForwardSettings,
     watch: &mut dyn FnMut(ForwardProgress),
 ) -> Result<ForwardReport> {
-    let ForwardSettings { seq, warmup, timed, threads } = *settings;
+    // The protocol's layers begin alike.
+    let draw = |param: &Param, _: usize, out: &mut [f32]| protocol::draw(whole, param, settings.threads, out);
+    pass(backend, whole, settings, &draw, watch)
+}
+
+/// [`forward`] with weights from anywhere: `draw` fills a parameter of the only block as that of a layer.
+fn pass<B: Train>(
+    mut backend: B,
+    whole: &ModelConfig,
+    settings: &ForwardSettings,
+    draw: &dyn Fn(&Param, usize, &mut [f32]),
+    watch: &mut dyn FnMut(ForwardProgress),
+) -> Result<ForwardReport> {
+    let ForwardSettings { seq, warmup, timed, .. } = *settings;
     assert_eq!(*backend.config(), ModelConfig { layers: 1, ..whole.clone() }, "one block of the whole");
     let config = backend.config().clone();
     let params = Params::new(&config);
     let mut numbers = Vec::new();
-    let mut write = |backend: &mut B, layer: Option<usize>| -> Result<()> {
-        for p in params.iter().filter(|p| p.layer == layer) {
+    let mut write = |backend: &mut B, block: Option<usize>, layer: usize| -> Result<()> {
+        for p in params.iter().filter(|p| p.layer == block) {
             numbers.resize(p.len(), 0.0);
-            protocol::draw(&config, p, threads, &mut numbers);
+            draw(p, layer, &mut numbers);
             backend.write(p.id, Slot::Weight, &numbers)?;
         }
         Ok(())
     };
-    write(&mut backend, None)?;
+    write(&mut backend, None, 0)?;
     watch(ForwardProgress::Ready);
     let (ids, targets) = protocol::tokens(seq, whole.vocab);
     let (mut ms, mut ms_weights, mut loss) = (Vec::new(), Vec::new(), 0.0);
     for pass in 0..warmup + timed {
         let (begin, mut weights) = (Instant::now(), Duration::ZERO);
         let mut x = backend.embed(Tokens { ids: &ids, seq })?;
-        for _ in 0..whole.layers {
+        for layer in 0..whole.layers {
             let drawing = Instant::now();
-            write(&mut backend, Some(0))?;
+            write(&mut backend, Some(0), layer)?;
             weights += drawing.elapsed();
             x = backend.attention(0, x)?;
             x = backend.ffn(0, x)?;
@@ -128,9 +141,8 @@ mod tests {
     use super::*;
     use crate::{SweepSettings, sweep};
 
-    #[test]
-    fn block_by_block_is_the_whole_model() {
-        let shape = ModelConfig {
+    fn shape() -> ModelConfig {
+        ModelConfig {
             dim: 24,
             hidden: 40,
             layers: 3,
@@ -139,16 +151,52 @@ mod tests {
             head_dim: 12,
             vocab: 97,
             ..ModelConfig::default()
-        };
-        let whole = protocol::model(&shape);
+        }
+    }
+
+    #[test]
+    fn block_by_block_is_the_whole_model() {
+        let whole = protocol::model(&shape());
         let one = ModelConfig { layers: 1, ..whole.clone() };
         let settings = ForwardSettings { seq: 16, warmup: 1, timed: 2, threads: 2 };
         let mut passes = 0;
         let watch = &mut |p| passes += usize::from(matches!(p, ForwardProgress::Pass(_)));
-        let report = forward(Reference::new(&one), &whole, &settings, watch).unwrap();
+        // Not the protocol's: its blocks begin with Wo and W2 at zero, and pass on what they are given.
+        let noise = |p: &Param, layer: usize, out: &mut [f32]| {
+            for (i, w) in out.iter_mut().enumerate() {
+                *w = 0.3 * (((7 * i + 131 * layer + p.len()) as f32).sin());
+            }
+        };
+        let report = pass(Reference::new(&one), &whole, &settings, &noise, watch).unwrap();
+        assert_eq!((report.params, report.layers, report.ms.len(), passes), (whole.param_count(), 3, 2, 3));
+        assert_eq!(report.loss, loss(&whole, &noise));
+        // The test can fail: layers in another order, or one of them twice, give another loss.
+        let turned = |p: &Param, layer: usize, out: &mut [f32]| noise(p, [1, 0, 2][layer], out);
+        let twice = |p: &Param, layer: usize, out: &mut [f32]| noise(p, [0, 1, 1][layer], out);
+        assert!((loss(&whole, &turned) - report.loss).abs() > 1e-4);
+        assert!((loss(&whole, &twice) - report.loss).abs() > 1e-4);
+    }
+
+    #[test]
+    fn the_protocol_goes_block_by_block_too() {
+        let whole = protocol::model(&shape());
+        let one = ModelConfig { layers: 1, ..whole.clone() };
+        let settings = ForwardSettings { seq: 16, warmup: 0, timed: 1, threads: 2 };
+        let report = forward(Reference::new(&one), &whole, &settings, &mut |_| {}).unwrap();
         let settings = SweepSettings { seq: 16, steps: 0, timed: 1, threads: 1 };
         let wanted = sweep(Reference::new(&whole), &settings, &mut |_| {}).unwrap();
         assert_eq!(report.loss, wanted.loss_before);
-        assert_eq!((report.params, report.layers, report.ms.len(), passes), (whole.param_count(), 3, 2, 3));
+    }
+
+    /// Loss of the whole model in one piece.
+    fn loss(whole: &ModelConfig, draw: &dyn Fn(&Param, usize, &mut [f32])) -> f32 {
+        let mut backend = Reference::new(whole);
+        for p in &Params::new(whole) {
+            let mut numbers = vec![0.0; p.len()];
+            draw(p, p.layer.unwrap_or(0), &mut numbers);
+            backend.write(p.id, Slot::Weight, &numbers).unwrap();
+        }
+        let (ids, targets) = protocol::tokens(16, whole.vocab);
+        backend::forward(&mut backend, Tokens { ids: &ids, seq: 16 }, &targets).unwrap()
     }
 }

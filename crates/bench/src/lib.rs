@@ -2,15 +2,20 @@
 
 #![forbid(unsafe_code)]
 
+mod compare;
 mod decode;
+pub mod exp;
 mod forward;
 mod mil_kernels;
 mod power;
 pub mod protocol;
+pub mod results;
 pub mod shapes;
+pub mod statistics;
 mod step;
 mod sweep;
 
+pub use compare::{Comparison, Row, Verdict, compare};
 pub use decode::{DecodeReport, DecodeSettings, decode};
 pub use forward::{ForwardProgress, ForwardReport, ForwardSettings, forward};
 pub use mil_kernels::{KernelTime, KernelsError, KernelsReport, mil_kernels};

@@ -18,7 +18,7 @@ use mil::eval::{Host, Mat};
 use mil::{Program, Target, verify};
 use serde::Serialize;
 
-use crate::step::median;
+use crate::statistics::median;
 
 /// The result for one program.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,6 +41,10 @@ pub struct KernelTime {
     pub gflop: f64,
     /// Time of one dispatch that the clock predicts for the chip, milliseconds.
     pub predicted_ms: f64,
+    /// Every run, in order.
+    pub runs_ms: Vec<f64>,
+    /// Every run of the products alone.
+    pub products_runs_ms: Vec<f64>,
 }
 
 /// The result for a set of programs.
@@ -123,7 +127,8 @@ fn kernel<E: Executable>(
     }
     let best = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
     let (best_ms, best_products_ms) = (best(&ms), best(&products_ms));
-    let (ms, products_ms) = (median(&ms), median(&products_ms));
+    let (runs_ms, products_runs_ms) = (ms, products_ms);
+    let (ms, products_ms) = (median(&runs_ms), median(&products_runs_ms));
     let overhead = |run: f64, products: f64| (run / products - 1.0) * 100.0;
     Ok(KernelTime {
         kernel: executable.name().to_string(),
@@ -135,6 +140,8 @@ fn kernel<E: Executable>(
         best_overhead_percent: overhead(best_ms, best_products_ms),
         gflop: alone.groups.iter().flatten().map(|p| 2e-9 * (p.m * p.k * p.n) as f64).sum(),
         predicted_ms: executable.predicted_s() * 1e3,
+        runs_ms,
+        products_runs_ms,
     })
 }
 

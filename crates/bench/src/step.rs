@@ -6,6 +6,8 @@ use backend::{AdamW, Phase, Result, Rule, Rules, Slot, Timed, Tokens, Train, Upd
 use model::{Params, TokenId, Weights};
 use serde::Serialize;
 
+use crate::statistics::median;
+
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct StepSettings {
@@ -115,25 +117,11 @@ fn update(step: u64) -> Update {
     Update { step, grad_scale: 1.0, clip: None, rules }
 }
 
-/// The middle of some times; the mean of the two middle ones of an even number.
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let n = sorted.len();
-    if n == 0 { 0.0 } else { (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use backend::conformance;
     use backend::reference::Reference;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 9.0]), 3.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), 3.0);
-    }
 
     #[test]
     fn measures_steps_that_learn() {

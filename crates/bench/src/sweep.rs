@@ -7,7 +7,7 @@ use model::{Params, TokenId};
 use serde::Serialize;
 
 use crate::protocol;
-use crate::step::median;
+use crate::statistics::median;
 
 /// What is run.
 #[derive(Clone, Copy, Debug)]

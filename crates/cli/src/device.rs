@@ -1,5 +1,6 @@
 //! Picks the backend: the one place that names them.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
@@ -104,6 +105,12 @@ impl Trainer {
     pub fn later_ledger(&self) -> impl Fn() -> Option<String> + use<> {
         let ane = self.ane.clone();
         move || ane.as_ref().map(OnAne::line)
+    }
+
+    /// Dispatches by device, for when the backend has gone elsewhere; nothing for the CPU, which keeps no ledger.
+    pub fn later_counts(&self) -> impl Fn() -> Option<BTreeMap<String, u64>> + use<> {
+        let ane = self.ane.clone();
+        move || ane.as_ref().map(|ane| [(ane.label.clone(), (ane.ledger)().total().dispatches)].into())
     }
 
     /// Says whether the device wants a fresh process, while the backend is at work.

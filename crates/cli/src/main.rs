@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod ane;
+mod child;
 mod commands;
 mod device;
 mod failure;
@@ -45,10 +46,16 @@ enum Command {
     Presets(commands::presets::Args),
     /// List, show, compare and plot training runs
     Runs(commands::runs::Args),
+    /// Try settings one after the other with equal budgets, and keep what helps
+    Exp(commands::exp::Args),
     /// Ask the Neural Engine of this Mac what only hardware can tell
     Ane(commands::ane::Args),
+    /// Train every combination of a grid of settings
+    Sweep(commands::sweep::Args),
     /// Measure speed on this machine
     Bench(commands::bench::Args),
+    /// Check files of results, and render a folder of them as a page
+    Results(commands::results::Args),
     /// Print, check, run and cost the Neural Engine's programs
     Mil(commands::mil::Args),
     /// Time the kernels on this GPU and keep the fastest
@@ -78,6 +85,9 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(args),
         Command::Presets(args) => commands::presets::run(args),
         Command::Runs(args) => commands::runs::run(args),
+        Command::Results(args) => commands::results::run(args),
+        Command::Sweep(args) => commands::sweep::run(&args),
+        Command::Exp(args) => commands::exp::run(args),
         Command::Ane(args) => commands::ane::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Mil(args) => commands::mil::run(args),

@@ -38,6 +38,17 @@ pub struct Chart {
     pub log: bool,
     /// The curves.
     pub series: Vec<Series>,
+    /// Words beside points.
+    pub notes: Vec<Note>,
+}
+
+/// A few words beside a point.
+#[derive(Debug)]
+pub struct Note {
+    /// The point.
+    pub at: (f64, f64),
+    /// The words.
+    pub text: String,
 }
 
 /// One curve.
@@ -58,6 +69,8 @@ pub enum Line {
     Noisy(usize),
     /// One line with a dot on each point.
     Exact,
+    /// Dots that nothing joins.
+    Dots,
 }
 
 /// Draws the picture. Fails when no curve has a point that can be shown.
@@ -110,10 +123,18 @@ fn draw(chart: &Chart, curves: &[Curve], x: Axis, y: Axis, text: &mut String) ->
     }
     for ((curve, series), color) in curves.iter().zip(&chart.series).zip(COLORS.iter().cycle()) {
         let points = inside(curve.smooth.as_deref().unwrap_or(&curve.thinned));
-        if series.line == Line::Exact || points.len() == 1 {
+        if matches!(series.line, Line::Exact | Line::Dots) || points.len() == 1 {
             area.draw_series(points.iter().map(|&point| Circle::new(point, 6, color.filled())))?;
         }
-        area.draw_series(LineSeries::new(points, color.stroke_width(4)))?;
+        if series.line != Line::Dots {
+            area.draw_series(LineSeries::new(points, color.stroke_width(4)))?;
+        }
+    }
+    for Note { at, text } in &chart.notes {
+        let style = (FONT, 20).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Bottom));
+        let beside =
+            EmptyElement::at((at.0, at.1.clamp(low, high))) + Text::new(text.clone(), (8, -8), style);
+        area.draw_series(std::iter::once(beside))?;
     }
     root.present()
 }
@@ -322,7 +343,14 @@ mod tests {
     use super::*;
 
     fn chart(series: Vec<Series>) -> Chart {
-        Chart { title: "t".into(), x_label: "x".into(), y_label: "y".into(), log: false, series }
+        Chart {
+            title: "t".into(),
+            x_label: "x".into(),
+            y_label: "y".into(),
+            log: false,
+            series,
+            notes: Vec::new(),
+        }
     }
 
     fn series(name: &str, points: Vec<(f64, f64)>, line: Line) -> Series {

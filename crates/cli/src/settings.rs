@@ -213,6 +213,22 @@ fn suggest(message: String) -> String {
     }
 }
 
+/// Every setting by its key, such as `optimizer.lr`.
+pub fn flatten(config: &RunConfig) -> BTreeMap<String, toml::Value> {
+    fn walk(prefix: &str, table: toml::Table, out: &mut BTreeMap<String, toml::Value>) {
+        for (key, value) in table {
+            let key = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+            match value {
+                toml::Value::Table(table) => walk(&key, table, out),
+                value => drop(out.insert(key, value)),
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk("", config.to_table(), &mut out);
+    out
+}
+
 /// The candidate that is most like `word`, if any is.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |name: &str| strsim::jaro_winkler(word, name);

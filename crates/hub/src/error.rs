@@ -98,6 +98,15 @@ pub enum Error {
         /// The server's own words, after a comma, or nothing.
         reason: String,
     },
+    /// A document that could not be sent.
+    #[error("not sent after {tries} tries: {last}; it is kept here, try again later")]
+    NotSent {
+        /// Failed tries.
+        tries: u32,
+        /// The last failure.
+        #[source]
+        last: Box<Error>,
+    },
     /// The connection could not be made, or broke.
     #[error("{url}: {source}; check the network (HF_HUB_OFFLINE=1 uses only what is cached)")]
     Network {

@@ -44,6 +44,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod post;
 mod pull;
 mod repo;
 mod settings;

@@ -1,22 +1,27 @@
 //! `rustane bench`: how fast this machine is.
 
+pub mod compare;
 pub mod decode;
 mod forward;
+pub mod output;
 mod peak_memory;
 mod published;
 mod shapes;
+mod submit;
 mod sweep;
 
 use std::process::ExitCode;
 
 use backend_ane::{Dims, Plan};
 use backend_cpu::probe;
+use bench::results::{Case, Quantity};
 use bench::{Meter, Power, PowerError, StepSettings};
 use clap::Subcommand;
 use engine::RunConfig;
 use engine::config::{OptimizerState, Precision, WeightFormat};
 use serde_json::json;
 
+use self::output::OutputArgs;
 use super::presets;
 use super::train::{parse_precision, parse_state, parse_weights};
 use crate::device::{Device, DeviceArgs, bytes};
@@ -41,6 +46,10 @@ enum What {
     Forward(forward::Args),
     /// The MIL programs of a model on the virtual Neural Engine, beside their matrix products alone
     Kernels(KernelsArgs),
+    /// Ratios of two files of results, with intervals
+    Compare(compare::Args),
+    /// Show a file of results, ask, and send it, or make a branch for a pull request
+    Submit(submit::Args),
 }
 
 #[derive(clap::Args)]
@@ -78,9 +87,8 @@ struct StepArgs {
     /// Moments of the optimizer: f32, bf16 or q8
     #[arg(long, default_value = "f32", value_parser = parse_state, value_name = "FORMAT")]
     optimizer_state: OptimizerState,
-    /// One JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -96,9 +104,8 @@ struct KernelsArgs {
     /// Measured runs of each program
     #[arg(long, default_value_t = 15, value_name = "N")]
     runs: usize,
-    /// One JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -111,6 +118,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Sweep(args) => sweep::run(&args),
         What::Forward(args) => forward::run(&args),
         What::Kernels(args) => kernels(&args),
+        What::Compare(args) => compare::run(&args),
+        What::Submit(args) => submit::run(&args),
     }
 }
 
@@ -139,13 +148,25 @@ fn kernels(args: &KernelsArgs) -> anyhow::Result<ExitCode> {
     let programs: Vec<_> = plan.kernels().into_iter().map(make).collect();
     let programs: Vec<(&str, &dyn Fn() -> mil::Program)> =
         programs.iter().map(|(name, f)| (*name, f as &dyn Fn() -> mil::Program)).collect();
+    let mut measurement =
+        args.output.begin("MIL programs beside their matrix products alone", &args.device)?;
+    measurement.protocol(
+        "the program and its products in turn; predicted_ms is the analytic clock's, and no chip's",
+    );
     let report = bench::mil_kernels(&programs, args.device.virtual_ane_settings(), args.runs)?;
-    if args.json {
-        let mut object = serde_json::to_value(&report)?;
-        object["preset"] = json!(args.preset);
-        object["seq"] = json!(args.seq);
-        object["rustane"] = json!(env!("CARGO_PKG_VERSION"));
-        println!("{object}");
+    measurement.details(json!({ "compile_ms": report.compile_ms, "preset": args.preset, "seq": args.seq }));
+    for k in &report.kernels {
+        let name = format!("kernels/{}/seq{}/{}", args.preset, args.seq, k.kernel);
+        let mut run = Case::new(&*name, &*report.device, Quantity::ms("program run"), k.runs_ms.clone());
+        // One more than were timed: the first writes down the products.
+        run.dispatches = Some([(report.device.clone(), k.runs_ms.len() as u64 + 1)].into());
+        run.details = json!({ "overhead_percent": k.overhead_percent, "gflop": k.gflop, "predicted_ms": k.predicted_ms });
+        let alone = Quantity::ms("its products alone");
+        let products = Case::new(&*name, &*args.device.label(), alone, k.products_runs_ms.clone());
+        measurement.add([run, products])?;
+    }
+    if args.output.json {
+        measurement.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
     println!(
@@ -193,33 +214,50 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     }
     let precision = config.train.precision;
     let peak = peak(precision, args.device.threads())?;
+    let mut measurement = args.output.begin("whole training steps with AdamW", &args.device)?;
+    peak_memory::reset();
     let trainer = args.device.trainer(&config)?;
-    let memory = trainer.memory;
+    let (memory, counts) = (trainer.memory, trainer.later_counts());
     let settings = StepSettings { seq: args.seq, batch: args.batch, warmup: args.warmup, steps: args.steps };
     let meter = args.power.then(Meter::start);
     let report = bench::step(trainer.backend, &settings)?;
     // Over the steps before the measured ones too: they do the same work.
     let power = meter.map(|meter| meter.and_then(Meter::stop));
     let share = report.gflop_per_s / peak;
-    if args.json {
-        let mut object = serde_json::to_value(&report)?;
-        let extra = json!({
-            "preset": args.preset, "device": args.device.label(), "precision": precision,
-            "optimizer_state": args.optimizer_state, "recompute": args.recompute,
-            "update_in_backward": args.update_in_backward, "weights": args.weights, "memory_bytes": memory,
-            "peak_gflop_per_s": peak, "peak_share": share, "rustane": env!("CARGO_PKG_VERSION"),
-        });
-        if let (Some(object), serde_json::Value::Object(extra)) = (object.as_object_mut(), extra) {
-            object.extend(extra);
-            if let Some(power) = &power {
-                object.insert("power".into(), json!(power.as_ref().ok()));
-                object.insert(
-                    "power_not_measured".into(),
-                    json!(power.as_ref().err().map(ToString::to_string)),
-                );
-            }
+    let mut details = serde_json::to_value(&report)?;
+    let extra = json!({
+        "preset": args.preset, "precision": precision, "optimizer_state": args.optimizer_state,
+        "recompute": args.recompute, "update_in_backward": args.update_in_backward, "weights": args.weights,
+        "memory_bytes": memory, "peak_gflop_per_s": peak, "peak_share": share,
+    });
+    if let (Some(details), serde_json::Value::Object(extra)) = (details.as_object_mut(), extra) {
+        details.extend(extra);
+        if let Some(power) = &power {
+            details.insert("power".into(), json!(power.as_ref().ok()));
+            let why = power.as_ref().err().map(ToString::to_string);
+            details.insert("power_not_measured".into(), json!(why));
         }
-        println!("{object}");
+    }
+    let mut name = format!("step/{}/seq{}/batch{}/{}", args.preset, args.seq, args.batch, word(&precision));
+    if args.optimizer_state != OptimizerState::F32 {
+        name += &format!("/moments-{}", word(&args.optimizer_state));
+    }
+    if args.recompute {
+        name += "/recompute";
+    }
+    if args.update_in_backward {
+        name += "/update-in-backward";
+    }
+    if args.weights != WeightFormat::F32 {
+        name += &format!("/weights-{}", word(&args.weights));
+    }
+    let mut case = Case::new(name, args.device.label(), Quantity::ms("training step"), report.ms.clone());
+    case.dispatches = counts();
+    case.memory_peak_bytes = peak_memory::read();
+    case.details = details;
+    measurement.add([case])?;
+    if args.output.json {
+        measurement.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
     let fastest = report.ms.iter().copied().fold(f64::INFINITY, f64::min);
@@ -259,6 +297,11 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     let memory = memory.map_or(String::new(), |n| format!("memory {}, ", bytes(n)));
     println!("{memory}loss {:.4} → {:.4}", report.loss_first, report.loss_last);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A setting as files write it, such as `bf16`.
+fn word(setting: &impl serde::Serialize) -> String {
+    serde_json::to_value(setting).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Power as a line, with the energy of a token over all parts.

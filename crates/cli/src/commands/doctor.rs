@@ -1,7 +1,7 @@
 //! `rustane doctor`: what this machine offers, and what is missing.
 
 mod condition;
-mod machine;
+pub mod machine;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use self::curves::{X, Y};
-use self::run::{RUNS, Run};
+use self::run::RUNS;
+pub use self::run::Run;
 use crate::failure::Failure;
 use crate::table::Table;
 

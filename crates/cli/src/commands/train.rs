@@ -21,7 +21,7 @@ use engine::train::{self, Event, Job, Start};
 use model::checkpoint::newest_model;
 use model::{RunLock, Weights, hf};
 
-pub use self::flags::{Args, parse_precision, parse_split, parse_state, parse_weights};
+pub use self::flags::{Args, parse_budget, parse_precision, parse_split, parse_state, parse_weights};
 pub use self::text::prepare;
 use crate::device::{DeviceArgs, Trainer, bytes};
 use crate::failure::Failure;

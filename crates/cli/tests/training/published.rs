@@ -15,7 +15,8 @@ const NORMS: [f64; 10] = [1.8633, 1.8716, 1.8899, 1.9215, 1.9713, 2.0463, 2.1548
 fn report(lab: &Lab, args: &[&str]) -> Value {
     let ran = lab.run(&[&["bench"], args, &["--json"]].concat());
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?}");
-    serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.out))
+    let results: Value = serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {}", ran.out));
+    results["cases"][0].clone()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -27,7 +28,8 @@ fn ten_steps_are_those_of_pytorch_on_both_devices() {
     let lab = Lab::new();
     for (device, loss, norm) in [("cpu", 2e-5, 2e-4), ("ane", 2e-4, 2e-3)] {
         let args = ["sweep", "--shape", "128,256,2,64", "--timed", "0", "--device", device];
-        let report = report(&lab, &args);
+        let case = report(&lab, &args);
+        let report = &case["details"];
         let mut losses = numbers(&report["losses"]);
         losses.push(report["loss_after"].as_f64().unwrap());
         for (got, wanted) in losses.iter().zip(PYTORCH) {
@@ -38,7 +40,11 @@ fn ten_steps_are_those_of_pytorch_on_both_devices() {
             assert!((got / wanted - 1.0).abs() <= norm, "{device}: {norms:?}");
         }
         assert_eq!((losses.len(), norms.len()), (11, 10));
-        assert!(report["device"].as_str().unwrap().starts_with(if device == "ane" {
+        // What ran is proven by the ledger: ten dispatches per layer and step, three per forward pass.
+        let dispatches =
+            case["dispatches"].as_object().map(|d| d.values().map(|n| n.as_u64().unwrap()).sum::<u64>());
+        assert_eq!(dispatches, (device == "ane").then_some(2 * (10 * 10 + 2 * 3)), "{case}");
+        assert!(case["device"].as_str().unwrap().starts_with(if device == "ane" {
             "virtual ANE"
         } else {
             "cpu"
@@ -50,11 +56,12 @@ fn ten_steps_are_those_of_pytorch_on_both_devices() {
 fn the_first_loss_is_the_published_one() {
     let lab = Lab::new();
     // Fresh blocks add nothing, so one of the twenty layers tells the loss of all.
-    let report =
+    let case =
         report(&lab, &["forward", "--config", "600m-A", "--layers", "1", "--warmup", "0", "--timed", "1"]);
+    let report = &case["details"];
     assert_eq!(format!("{:.4}", report["loss"].as_f64().unwrap()), "9.0108");
     assert_eq!((&report["layers"], &report["layers_of_model"]), (&1.into(), &20.into()));
-    assert!(report["published"].is_null(), "a slice stands beside the published whole: {report}");
+    assert!(case["published"].is_null(), "a slice stands beside the published whole: {case}");
 }
 
 #[test]

@@ -32,6 +32,19 @@ const COMMANDS: [&str; 30] = [
     "bench step",
     "bench sweep",
     "bench forward",
+    "bench compare",
+    "bench submit",
+    "exp",
+    "exp run",
+    "exp log",
+    "exp best",
+    "exp plot",
+    "exp compare",
+    "exp guide",
+    "sweep",
+    "results",
+    "results index",
+    "results check",
     "mil",
     "mil dump",
     "mil check",
@@ -339,6 +352,7 @@ fn bench_measures_a_step() {
     let ran = lab.run(&[&args[..], &["--json"]].concat());
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let report = &report["cases"][0]["details"];
     for key in ["tok_per_s", "ms_per_step", "gflop_per_s", "peak_gflop_per_s", "peak_share", "memory_bytes"] {
         assert!(report[key].as_f64().is_some_and(|x| x > 0.0), "{key}: {report}");
     }

@@ -1,8 +1,10 @@
 //! `rustane bench decode`: how fast this machine writes, and on a GPU what its kernels reach.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use bench::DecodeSettings;
+use bench::results::{Case, Quantity};
 use engine::RunConfig;
 use metal_decode::kernels::Epilogue;
 use metal_decode::kernels::rope_append::Heads;
@@ -12,6 +14,7 @@ use model::quant::Format;
 use model::{ModelConfig, Weights};
 use serde_json::json;
 
+use super::output::{Measurement, OutputArgs};
 use crate::commands::presets;
 use crate::device::DeviceArgs;
 use crate::failure::Failure;
@@ -41,9 +44,8 @@ pub struct Args {
     /// Time single kernels too, on a GPU
     #[arg(long)]
     kernels: bool,
-    /// One JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -80,6 +82,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         tokens: args.tokens,
         repetitions: args.repetitions,
     };
+    let measurement = args.output.begin("writing token by token", &args.device)?;
     let at = |on_device| Settings { context: args.context, ..on_device };
     let Some(mut writer) = args.device.gpu_writer(&config, None, args.format, at)? else {
         config.max_seq = args.context;
@@ -87,7 +90,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let mut writer = args.device.writer(&config, weights).map_err(anyhow::Error::from_boxed)?;
         let report = bench::decode(&mut *writer, &settings)?;
         let extra = json!({ "device": args.device.label(), "format": "f32" });
-        return show(args, &report, extra);
+        return show(args, measurement, &report, extra, None);
     };
     let format = writer.format();
     let (dispatches, seconds) = writer.time_token(args.prompt + 1).map_err(gpu::failure)?;
@@ -105,7 +108,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let streamed = report.stream_tok_per_s.unwrap_or(0.0) * bytes as f64 / 1e9;
     let extra = json!({
-        "device": label, "driver": driver, "format": format.name(), "ceiling_gb_per_s": ceiling,
+        "device": &label, "driver": driver, "format": format.name(), "ceiling_gb_per_s": ceiling,
         "bytes_per_token": bytes, "dispatches_per_token": dispatches,
         "device_ms_per_token": seconds * 1e3, "device_gb_per_s": bytes as f64 / seconds / 1e9,
         "device_ceiling_share": bytes as f64 / seconds / 1e9 / ceiling,
@@ -113,7 +116,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "encode_us_per_submission": encoding.as_secs_f64() * 1e6 / submitted as f64,
         "products": products, "attention": attention,
     });
-    show(args, &report, extra)
+    show(args, measurement, &report, extra, Some([(label, submitted)].into()))
 }
 
 /// The matrix products of a token, each in a chain.
@@ -165,22 +168,35 @@ fn attention(device: &Gpu, c: &ModelConfig, ceiling: f64) -> anyhow::Result<Vec<
     Ok(rows)
 }
 
-fn show(args: &Args, report: &bench::DecodeReport, extra: serde_json::Value) -> anyhow::Result<ExitCode> {
-    if args.json {
-        let mut object = serde_json::to_value(report)?;
-        let more = json!({
-            "shape": args.shape, "context": args.context, "rustane": env!("CARGO_PKG_VERSION"),
-        });
-        for part in [extra, more] {
-            if let (Some(object), serde_json::Value::Object(part)) = (object.as_object_mut(), part) {
-                object.extend(part);
-            }
-        }
-        println!("{object}");
+fn show(
+    args: &Args,
+    mut measurement: Measurement<'_>,
+    report: &bench::DecodeReport,
+    extra: serde_json::Value,
+    dispatches: Option<BTreeMap<String, u64>>,
+) -> anyhow::Result<ExitCode> {
+    let text = |key: &str| extra[key].as_str().unwrap_or_default().to_owned();
+    let (device, format) = (text("device"), text("format"));
+    let name = format!("decode/{}/{format}/prompt{}", args.shape, args.prompt);
+    let mut token = Case::new(&*name, &*device, Quantity::ms("token"), report.ms_per_token.clone());
+    token.dispatches = dispatches;
+    token.details = serde_json::to_value(report)?;
+    let prompt = Quantity::tok_per_s("prompt");
+    let mut cases = vec![token, Case::new(&*name, &*device, prompt, vec![report.prefill_tok_per_s])];
+    if let Some(ms) = &report.stream_ms_per_token {
+        cases.push(Case::new(&*name, &*device, Quantity::ms("token drawn on the device"), ms.clone()));
+    }
+    for (n, ms) in &report.verify_ms {
+        let what = format!("call that checks {n} tokens");
+        cases.push(Case::new(&*name, &*device, Quantity::ms(&what), vec![*ms]));
+    }
+    measurement.details(json!({ "shape": args.shape, "context": args.context, "device": extra }));
+    measurement.add(cases)?;
+    if args.output.json {
+        measurement.finish()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let text = |key: &str| extra[key].as_str().unwrap_or_default().to_owned();
-    println!("{}, {}, {}", args.shape, text("format"), text("device"));
+    println!("{}, {format}, {device}", args.shape);
     println!("  prompt of {:<6}      {:>9.0} tok/s", report.prompt, report.prefill_tok_per_s);
     println!("  token by token        {:>9.1} tok/s", report.tok_per_s);
     if let Some(rate) = report.stream_tok_per_s {

@@ -4,10 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use bench::results::{Case, Published, Quantity};
 use bench::{ForwardProgress, ForwardReport, ForwardSettings};
 use model::ModelConfig;
 use serde_json::{Value, json};
 
+use super::output::{Measurement, OutputArgs};
 use super::shapes::{Extents, Shape, memory_line, rule};
 use super::sweep::largest;
 use super::{peak_memory, published};
@@ -38,9 +40,8 @@ pub struct Args {
     /// Timed passes
     #[arg(long, default_value_t = 3, value_name = "N")]
     timed: usize,
-    /// One JSON object per model
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -70,14 +71,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         names.iter().map(preset).chain(args.shape.map(Shape::custom)).collect::<Result<_, _>>()?;
     args.device.check()?;
     let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
-    shapes.iter().try_for_each(|shape| one(args, shape, peak))?;
-    if !args.json && shapes.iter().any(|shape| published::forward(&shape.name).is_some()) {
+    let mut measurement = args.output.begin("the published forward passes, rebuilt", &args.device)?;
+    measurement.protocol(published::PROTOCOL);
+    shapes.iter().try_for_each(|shape| one(args, shape, peak, &mut measurement))?;
+    measurement.finish()?;
+    if !args.output.json && shapes.iter().any(|shape| published::forward(&shape.name).is_some()) {
         println!("Published figures: {}; its memory is an estimate.", published::SOURCE);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<()> {
+fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>) -> anyhow::Result<()> {
     let all = shape.config.model.layers;
     let layers = args.layers.map_or(all, |n| n.get().min(all));
     let whole = shape.slice(layers).model;
@@ -87,14 +91,14 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<()> {
     let begin = Instant::now();
     let trainer = args.device.trainer(&config)?;
     let predicted = trainer.memory.map(|reserved| foreseen(&config.model, reserved));
-    let ledger = trainer.later_ledger();
+    let (ledger, counts) = (trainer.later_ledger(), trainer.later_counts());
     let settings = ForwardSettings {
         seq: config.train.seq,
         warmup: args.warmup,
         timed: args.timed,
         threads: args.device.threads(),
     };
-    if !args.json {
+    if !args.output.json {
         let gb = theirs.map_or(String::new(), |(gb, _)| format!(" — published estimate {gb} GB"));
         println!(
             "{0}\n{1}{gb}\n{2}, one layer in memory at a time\n{0}",
@@ -109,7 +113,7 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<()> {
         let _ = std::io::stdout().flush();
     }
     let report = bench::forward(trainer.backend, &whole, &settings, &mut |progress| {
-        if args.json || progress != ForwardProgress::Ready {
+        if args.output.json || progress != ForwardProgress::Ready {
             return;
         }
         let (seconds, warmup, timed) = (begin.elapsed().as_secs_f64(), args.warmup, args.timed);
@@ -120,8 +124,14 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<()> {
     if !report.loss.is_finite() {
         anyhow::bail!("{}: the loss is {}", shape.name, report.loss);
     }
-    if args.json {
-        println!("{}", json_line(args, shape, &report, predicted, measured, peak)?);
+    let mut cases = cases(args, shape, &report, peak)?;
+    for case in &mut cases {
+        case.dispatches = counts();
+        case.memory_peak_bytes = measured;
+    }
+    cases[0].details["memory_predicted_bytes"] = json!(predicted);
+    measurement.add(cases)?;
+    if args.output.json {
         return Ok(());
     }
     print!("{:.0}ms (loss={:.4})", report.ms_forward, report.loss);
@@ -154,28 +164,31 @@ fn foreseen(model: &ModelConfig, reserved: u64) -> u64 {
     reserved.saturating_sub(12 * model.param_count()) + largest(model)
 }
 
-fn json_line(
-    args: &Args,
-    shape: &Shape,
-    report: &ForwardReport,
-    predicted: Option<u64>,
-    measured: Option<u64>,
-    peak: f64,
-) -> anyhow::Result<Value> {
-    let mut object = serde_json::to_value(report)?;
+/// The pass and its loss. Figures of others stand beside the whole model only.
+fn cases(args: &Args, shape: &Shape, report: &ForwardReport, peak: f64) -> anyhow::Result<Vec<Case>> {
     let all = shape.config.model.layers;
-    let published = published::forward(&shape.name).filter(|_| report.layers == all).map(|(gb, loss)| {
-        let ms = published::times(&format!("fwd-{}", shape.name)).map(|row| row.forward_ms);
-        json!({ "source": published::SOURCE, "estimated_gb": gb, "loss": loss, "ms_forward": ms })
-    });
+    let theirs = published::forward(&shape.name).filter(|_| report.layers == all);
+    let figure =
+        |value: Option<f64>| value.map(|value| Published { value, source: published::SOURCE.into() });
+    let ms = published::times(&format!("fwd-{}", shape.name)).map(|row| row.forward_ms);
+    let mut name = format!("forward/{}", shape.name);
+    if report.layers < all {
+        name += &format!("/layers{}", report.layers);
+    }
+    let device = args.device.label();
+    let mut time = Case::new(&*name, &*device, Quantity::ms("forward pass"), report.ms.clone());
+    time.published = figure(ms.filter(|_| theirs.is_some()));
+    let mut loss = Case::new(&*name, &*device, Quantity::loss("loss"), vec![report.loss.into()]);
+    loss.published = figure(theirs.and_then(|(_, loss)| loss));
+    let mut details = serde_json::to_value(report)?;
     let extra = json!({
         "protocol": "published", "config": shape.name, "model": shape.config.model, "layers_of_model": all,
-        "warmup": args.warmup, "device": args.device.label(), "precision": "f32",
-        "memory_predicted_bytes": predicted, "memory_peak_bytes": measured, "peak_gflop_per_s": peak,
-        "peak_share": report.gflop_per_s / peak, "published": published, "rustane": env!("CARGO_PKG_VERSION"),
+        "warmup": args.warmup, "precision": "f32", "peak_gflop_per_s": peak,
+        "peak_share": report.gflop_per_s / peak, "published_estimated_gb": theirs.map(|(gb, _)| gb),
     });
-    if let (Some(object), Value::Object(extra)) = (object.as_object_mut(), extra) {
-        object.extend(extra);
+    if let (Some(details), Value::Object(extra)) = (details.as_object_mut(), extra) {
+        details.extend(extra);
     }
-    Ok(object)
+    time.details = details;
+    Ok(vec![time, loss])
 }

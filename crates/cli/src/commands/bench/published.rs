@@ -7,6 +7,10 @@ pub const WHY: &str = "The published losses fall much less because two of that e
      and kvBwd) read their four operands in another order than its host packed them, so that most of the gradient was \
      noise; found by reading its source, not run on Apple hardware by us. Its times are not touched by that.";
 
+/// The rules of its runs, in a line.
+pub const PROTOCOL: &str =
+    "the published protocol: the original's weights, tokens and learning rates; one sequence a step";
+
 /// Where the figures are from.
 pub const SOURCE: &str = "ncdrone/rustane on an M4 Max: README.md and results/2026-03-18_1830_param-sweep.md";
 

@@ -4,11 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use bench::results::{Case, Published, Quantity};
 use bench::{SweepProgress, SweepReport, SweepSettings};
 use engine::config::{OptimizerState, Precision, WeightFormat};
 use model::{ModelConfig, Params};
 use serde_json::{Value, json};
 
+use super::output::{Measurement, OutputArgs};
 use super::shapes::{Extents, Layers, Shape, memory_line, rule};
 use super::{peak_memory, published};
 use crate::device::DeviceArgs;
@@ -48,9 +50,8 @@ pub struct Args {
     /// recomputation
     #[arg(long)]
     thrifty: bool,
-    /// One JSON object per configuration
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -101,9 +102,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let shapes = shapes(args)?;
     args.device.check()?;
     let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
+    let mut measurement = args.output.begin("the published training sweep, rebuilt", &args.device)?;
+    measurement.protocol(published::PROTOCOL);
     let (mut ran, mut compared) = (0, false);
     for shape in &shapes {
-        match one(args, shape, peak) {
+        match one(args, shape, peak, &mut measurement) {
             Ok(beside_published) => (ran, compared) = (ran + 1, compared || beside_published),
             // One of several that does not fit leaves the others to run.
             Err(error) if shapes.len() > 1 && error.downcast_ref::<Failure>().is_some_and(does_not_fit) => {
@@ -112,7 +115,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Err(error) => return Err(error),
         }
     }
-    if compared && !args.json {
+    if ran > 0 {
+        measurement.finish()?;
+    }
+    if compared && !args.output.json {
         println!("{}\nPublished figures: {}.", published::WHY, published::SOURCE);
     }
     if ran < shapes.len() {
@@ -137,7 +143,7 @@ fn shapes(args: &Args) -> anyhow::Result<Vec<Shape>> {
 }
 
 /// Runs one configuration; whether there were published losses beside its own.
-fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<bool> {
+fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>) -> anyhow::Result<bool> {
     let whole = shape.config.model.layers;
     let layers = match args.layers {
         None => whole,
@@ -158,6 +164,7 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<bool> {
     peak_memory::reset();
     let begin = Instant::now();
     let trainer = args.device.trainer(&config)?;
+    let counts = trainer.later_counts();
     let (ledger, predicted) = (trainer.later_ledger(), trainer.memory.map(|n| n + largest(&config.model)));
     let settings = SweepSettings {
         seq: config.train.seq,
@@ -165,7 +172,7 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<bool> {
         timed: args.timed,
         threads: args.device.threads(),
     };
-    if !args.json {
+    if !args.output.json {
         println!(
             "{0}\n{1}\n{2}, published protocol\n{0}",
             rule(),
@@ -177,7 +184,7 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<bool> {
     }
     let mut before = 0.0;
     let report = bench::sweep(trainer.backend, &settings, &mut |progress| {
-        if args.json {
+        if args.output.json {
             return;
         }
         match progress {
@@ -207,9 +214,14 @@ fn one(args: &Args, shape: &Shape, peak: f64) -> anyhow::Result<bool> {
     if !(report.loss_before.is_finite() && report.loss_after.is_finite()) {
         anyhow::bail!("{}: the loss is {} after {}", shape.name, report.loss_after, report.loss_before);
     }
-    if args.json {
-        println!("{}", json_line(args, shape, layers, &report, predicted, measured, peak)?);
-    } else {
+    let mut cases = cases(args, shape, layers, &report, peak)?;
+    for case in &mut cases {
+        case.dispatches = counts();
+        case.memory_peak_bytes = measured;
+    }
+    cases[0].details["memory_predicted_bytes"] = json!(predicted);
+    measurement.add(cases)?;
+    if !args.output.json {
         print!(
             "{:.0}ms/step (fwd={:.0} head={:.0} bwd={:.0} upd={:.0}) = {:.1} tok/s",
             report.ms_per_step,
@@ -245,32 +257,48 @@ pub fn largest(model: &ModelConfig) -> u64 {
     Params::new(model).iter().map(|p| 4 * p.len() as u64).max().unwrap_or(0)
 }
 
-fn json_line(
+/// The step and both losses. Figures of others stand beside the whole model only.
+fn cases(
     args: &Args,
     shape: &Shape,
     layers: usize,
     report: &SweepReport,
-    predicted: Option<u64>,
-    measured: Option<u64>,
     peak: f64,
-) -> anyhow::Result<Value> {
-    let mut object = serde_json::to_value(report)?;
-    let whole = shape.config.model.layers;
-    let published = published::losses(&shape.name).filter(|_| layers == whole).map(|(before, after)| {
-        let ms = published::times(&shape.name).and_then(|row| row.step).map(|[.., step]| step);
-        json!({
-            "source": published::SOURCE, "loss_before": before, "loss_after_10": after, "ms_per_step": ms,
-            "estimated_gb": published::training_gb(&shape.name), "difference": published::WHY,
-        })
-    });
+) -> anyhow::Result<Vec<Case>> {
+    let whole = layers == shape.config.model.layers;
+    let device = args.device.label();
+    let mut name = format!("sweep/{}", shape.name);
+    if !whole {
+        name += &format!("/layers{layers}");
+    }
+    if args.thrifty {
+        name += "/thrifty";
+    }
+    let theirs = |value: Option<f64>| {
+        value.filter(|_| whole).map(|value| Published { value, source: published::SOURCE.into() })
+    };
+    let losses = published::losses(&shape.name);
+    let step = published::times(&shape.name).and_then(|row| row.step).map(|[.., step]| step);
+    let after = format!("loss after {} steps", args.steps);
+    let one = |what: &str, value: f32, published: Option<f64>| {
+        let mut case = Case::new(&*name, &*device, Quantity::loss(what), vec![value.into()]);
+        case.published = theirs(published);
+        case
+    };
+    let before = one("loss before", report.loss_before, losses.map(|l| l.0));
+    let after = one(&after, report.loss_after, losses.map(|l| l.1).filter(|_| args.steps == 10));
+    let mut time = Case::new(&*name, &*device, Quantity::ms("training step"), report.ms.clone());
+    time.published = theirs(step);
+    let mut details = serde_json::to_value(report)?;
     let extra = json!({
         "protocol": "published", "config": shape.name, "model": shape.config.model, "layers": layers,
-        "layers_of_model": whole, "steps": args.steps, "device": args.device.label(), "precision": "f32",
-        "memory_predicted_bytes": predicted, "memory_peak_bytes": measured, "peak_gflop_per_s": peak,
-        "peak_share": report.gflop_per_s / peak, "published": published, "rustane": env!("CARGO_PKG_VERSION"),
+        "layers_of_model": shape.config.model.layers, "steps": args.steps, "thrifty": args.thrifty,
+        "peak_gflop_per_s": peak, "peak_share": report.gflop_per_s / peak,
+        "published_estimated_gb": published::training_gb(&shape.name), "published_difference": published::WHY,
     });
-    if let (Some(object), Value::Object(extra)) = (object.as_object_mut(), extra) {
-        object.extend(extra);
+    if let (Some(details), Value::Object(extra)) = (details.as_object_mut(), extra) {
+        details.extend(extra);
     }
-    Ok(object)
+    time.details = details;
+    Ok(vec![time, before, after])
 }

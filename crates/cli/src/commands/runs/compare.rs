@@ -6,6 +6,7 @@ use engine::RunConfig;
 
 use super::run::{Run, Step};
 use super::{count, number};
+use crate::settings::flatten;
 use crate::table::Table;
 
 /// Prints the settings that differ, and results at the end and at equal steps and tokens.
@@ -30,7 +31,7 @@ fn heading(first: &str, runs: &[Run]) -> Table {
 
 fn settings(runs: &[Run]) -> Table {
     let flat: Vec<BTreeMap<String, String>> =
-        runs.iter().map(|run| run.config.as_ref().map_or(BTreeMap::new(), flatten)).collect();
+        runs.iter().map(|run| run.config.as_ref().map_or(BTreeMap::new(), words)).collect();
     let keys: BTreeSet<&String> = flat.iter().flat_map(BTreeMap::keys).collect();
     let mut table = heading("setting", runs);
     for key in keys {
@@ -44,26 +45,8 @@ fn settings(runs: &[Run]) -> Table {
 }
 
 /// Every setting by its key, such as `optimizer.lr`.
-fn flatten(config: &RunConfig) -> BTreeMap<String, String> {
-    fn walk(prefix: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) {
-        match value {
-            toml::Value::Table(table) => {
-                for (key, value) in table {
-                    let dot = if prefix.is_empty() { "" } else { "." };
-                    walk(&format!("{prefix}{dot}{key}"), value, out);
-                }
-            }
-            value => {
-                out.insert(prefix.to_owned(), value.to_string());
-            }
-        }
-    }
-    let mut out = BTreeMap::new();
-    // Through text: there, numbers of single precision are short.
-    let text = toml::to_string(config).expect("settings are TOML");
-    let table = text.parse().expect("what was written can be read");
-    walk("", &toml::Value::Table(table), &mut out);
-    out
+fn words(config: &RunConfig) -> BTreeMap<String, String> {
+    flatten(config).into_iter().map(|(key, value)| (key, value.to_string())).collect()
 }
 
 fn results(runs: &[Run]) -> Table {

@@ -59,7 +59,14 @@ pub fn picture(runs: &[Run], x: X, y: Y, log: bool, smooth: Option<usize>) -> an
     let right = series.iter().filter_map(|s| s.points.last()).map(|p| p.0).fold(0.0, f64::max);
     let (unit, x_label) = unit(x, right);
     series.iter_mut().flat_map(|s| &mut s.points).for_each(|point| point.0 /= unit);
-    svg(&Chart { title: title.into(), x_label: x_label.into(), y_label: y_label.into(), log, series })
+    svg(&Chart {
+        title: title.into(),
+        x_label: x_label.into(),
+        y_label: y_label.into(),
+        log,
+        series,
+        notes: Vec::new(),
+    })
 }
 
 fn points(metrics: &Metrics, x: X, y: Y) -> Vec<(f64, f64)> {

@@ -293,7 +293,7 @@ fn parse_on_nan(text: &str) -> Result<OnNan, String> {
 }
 
 /// Seconds of a time such as 90s, 30m or 8h.
-fn parse_budget(text: &str) -> Result<u64, String> {
+pub fn parse_budget(text: &str) -> Result<u64, String> {
     let wanted = || format!("`{text}` is no time; wanted such as 90s, 30m or 8h");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor = match &text[digits.len()..] {
