@@ -51,6 +51,11 @@ impl Isa {
         &[Isa(Level::Baseline)]
     }
 
+    /// What every machine has.
+    pub(crate) const fn baseline() -> Self {
+        Isa(Level::Baseline)
+    }
+
     /// Its name in reports.
     pub fn name(self) -> &'static str {
         match self.0 {

@@ -6,8 +6,10 @@
 //!
 //! Activations are `[tokens, channels]`, row-major. Vector code is chosen at run time, see [`Isa`].
 
+mod apart;
 mod exec;
 mod gemm;
+mod gemv;
 mod head;
 mod host;
 mod infer;
@@ -28,7 +30,7 @@ pub use exec::Exec;
 pub use gemm::bf16::{pack, packed_len};
 pub use gemm::{Into, Mat, MatMut, Packed, Right};
 pub use host::Host;
-pub use infer::CpuInfer;
+pub use infer::{CpuInfer, Timed};
 pub use isa::Isa;
 pub use memory::{Buffer, CpuError};
 pub use moments::{Chance, MomentFormat};

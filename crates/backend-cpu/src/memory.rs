@@ -23,6 +23,21 @@ pub enum CpuError {
     /// Products in f32 of weights in bf16.
     #[error("weights in bf16 want products in bf16, got f32; ask for both, or for weights in f32")]
     WeightsWantBf16,
+    /// Weights cannot be held in few bits.
+    #[error("`{name}` cannot be held in few bits")]
+    Weight {
+        /// The parameter.
+        name: String,
+        /// Which weight, and why.
+        #[source]
+        source: model::quant::QuantError,
+    },
+    /// A format that no kernel here reads.
+    #[error("the CPU does not hold weights as {format}; wanted f32, bf16, q8_0 or q4_0")]
+    Format {
+        /// It.
+        format: model::quant::Format,
+    },
     /// The system gave no thread.
     #[error("cannot start thread {number} of {wanted}; ask for fewer threads")]
     Thread {
@@ -60,6 +75,10 @@ unsafe impl Plain for u32 {}
 unsafe impl Plain for u16 {}
 // SAFETY: numbers.
 unsafe impl Plain for u8 {}
+// SAFETY: numbers.
+unsafe impl Plain for i8 {}
+// SAFETY: numbers.
+unsafe impl Plain for i32 {}
 
 /// Numbers at a 64-byte boundary (large ones in huge pages where there are any), zero at first. Pages that are never touched cost nothing.
 #[derive(Debug)]

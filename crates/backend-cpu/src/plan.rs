@@ -1,5 +1,7 @@
 //! What the caller chooses.
 
+use model::quant::Format;
+
 use crate::{Isa, MomentFormat, WeightFormat};
 
 /// How a CPU backend is to run a model.
@@ -26,6 +28,8 @@ pub struct Plan {
     pub weights: WeightFormat,
     /// How the moments of the optimizer are kept.
     pub moments: MomentFormat,
+    /// How a model that writes holds its matrices; f32 where nothing is said.
+    pub format: Option<Format>,
 }
 
 /// Numbers that matrix products multiply. Weights, gradients, sums and all between the products are
@@ -67,6 +71,7 @@ impl Plan {
             precision: Precision::F32,
             weights: WeightFormat::F32,
             moments: MomentFormat::F32,
+            format: None,
         }
     }
 
@@ -93,6 +98,11 @@ impl Plan {
     /// The same with weights kept otherwise.
     pub fn with_weights(self, weights: WeightFormat) -> Self {
         Self { weights, ..self }
+    }
+
+    /// The same with matrices held otherwise, for writing.
+    pub fn with_format(self, format: Option<Format>) -> Self {
+        Self { format, ..self }
     }
 
     /// The same with moments kept otherwise.

@@ -5,6 +5,7 @@ use backend::{
     AdamW, Decode, Feed, Muon, Prefill, Rule, Rules, SeqId, Tokens, Train, Update, forward_backward,
 };
 use backend_cpu::{Cpu, CpuInfer, Isa, MomentFormat, Plan, Precision, WeightFormat};
+use model::quant::Format;
 use model::{ModelConfig, Params, Slot};
 
 /// Losses, gradient norms and all tensors after three steps.
@@ -85,9 +86,10 @@ fn recomputation_gives_the_same_bits() {
 
 #[test]
 fn writing_does_not_depend_on_the_threads() {
-    for (case, config) in configs() {
+    let formats = [None, Some(Format::Bf16), Some(Format::Q8_0), Some(Format::Q4_0)];
+    for ((case, config), format) in configs().into_iter().flat_map(|c| formats.map(|f| (c.clone(), f))) {
         let run = |threads| {
-            let plan = Plan::new(16).with_threads(threads);
+            let plan = Plan::new(16).with_threads(threads).with_format(format);
             let mut cpu = CpuInfer::new(&config, weights(&config, 1), plan).expect("a small model");
             let (kv, first) = cpu.prefill(&tokens(&config, 20, 2)).expect("prefill runs");
             cpu.seed(SeqId(0), &kv).expect("seed");
@@ -96,7 +98,7 @@ fn writing_does_not_depend_on_the_threads() {
             [first.values, more.values].concat().into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
         let one = run(1);
-        assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one), "{case}");
+        assert!([2, 3, 8].into_iter().all(|threads| run(threads) == one), "{case}, {format:?}");
     }
 }
 

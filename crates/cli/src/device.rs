@@ -12,11 +12,11 @@ use engine::RunConfig;
 use engine::config::{Classifier, OptimizerConfig, OptimizerDevice, OptimizerState, Precision, WeightFormat};
 use engine::infer::Infer;
 use metal_decode::{Api, Gpu, GpuInfer, GpuOptimizer};
-use model::quant::Format;
 use model::{BoxError, ModelConfig, Weights};
 
 use crate::ane;
 use crate::failure::Failure;
+use crate::format::Held;
 use crate::gpu;
 
 /// Where a model runs.
@@ -367,7 +367,7 @@ impl DeviceArgs {
         if gpu::api(self.device).is_some() {
             return Ok(self.writer_in(config, weights, None)?.0);
         }
-        self.host_writer(config, weights)
+        Ok(self.host_writer(config, weights, None)?.0)
     }
 
     /// A backend that writes with weights in a format, and what reports call it.
@@ -375,13 +375,13 @@ impl DeviceArgs {
         &self,
         config: &ModelConfig,
         weights: Weights,
-        format: Option<Format>,
+        format: Option<Held>,
     ) -> Result<(Box<dyn Infer>, String), BoxError> {
         if let Some(writer) = self.gpu_writer(config, Some(&weights), format, |settings| settings)? {
             let label = format!("{}, {}", writer.gpu().label(), writer.format());
             return Ok((Box::new(writer), label));
         }
-        Ok((self.host_writer(config, weights)?, self.label()))
+        self.host_writer(config, weights, format)
     }
 
     /// The model on a GPU, where the flag leads there: always with `metal` and `vulkan`; with `auto` where
@@ -391,39 +391,73 @@ impl DeviceArgs {
         &self,
         config: &ModelConfig,
         weights: Option<&Weights>,
-        format: Option<Format>,
+        format: Option<Held>,
         change: impl FnOnce(metal_decode::Settings) -> metal_decode::Settings,
     ) -> Result<Option<GpuInfer>, Failure> {
         let auto = self.device == Device::Auto;
         let load = |api| {
+            let format = Held::on_gpu(format)?;
             let device = gpu::open(api)?;
-            let settings = change(gpu::settings(&device, format.unwrap_or(Format::F16)));
+            let settings = change(gpu::settings(&device, format));
             gpu::load(device, config, weights, settings)
         };
-        let why_not = match gpu::api(self.device).or(auto.then_some(Api::Any)).map(load) {
+        match gpu::api(self.device).or(auto.then_some(Api::Any)).map(load) {
             Some(Ok(writer)) => {
                 if auto {
                     gpu::say(&format!("{}, {}: it passed its test", writer.gpu().label(), writer.format()));
                 }
-                return Ok(Some(writer));
+                Ok(Some(writer))
             }
-            Some(Err(error)) if !auto => return Err(error),
-            Some(Err(error)) => Some(error.to_string()),
-            None => None,
-        };
-        if let Some(format) = format {
-            let reason = why_not.map_or(String::new(), |why| format!(" ({why})"));
-            let text = format!("--format {format} needs a GPU: --device metal or vulkan{reason}");
-            return Err(Failure::Usage(text));
+            Some(Err(error)) if auto => {
+                gpu::say(&format!("{}: {error}", self.label()));
+                Ok(None)
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(None),
         }
-        if let Some(why) = why_not {
-            gpu::say(&format!("{}: {why}", self.label()));
-        }
-        Ok(None)
     }
 
-    fn host_writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {
+    /// The processor, or a Neural Engine with it, and what reports call it.
+    fn host_writer(
+        &self,
+        config: &ModelConfig,
+        weights: Weights,
+        format: Option<Held>,
+    ) -> Result<(Box<dyn Infer>, String), BoxError> {
+        if self.is_cpu()? {
+            let label = format!("{}, {}", self.label(), format.unwrap_or(Held::F32));
+            return Ok((Box::new(self.cpu_writer(config, weights, format)?), label));
+        }
+        if let Some(format) = format {
+            let text = format!("--format {format} is of the CPU and of GPUs: --device cpu, metal or vulkan");
+            return Err(Failure::Usage(text).into());
+        }
+        Ok((self.ane_writer(config, weights)?, self.label()))
+    }
+
+    /// Whether the flag leads to the CPU alone.
+    pub fn is_cpu(&self) -> Result<bool, Failure> {
         self.check()?;
+        Ok(matches!(self.place()?, Place::Cpu))
+    }
+
+    /// The CPU as a writer.
+    pub fn cpu_writer(
+        &self,
+        config: &ModelConfig,
+        weights: Weights,
+        format: Option<Held>,
+    ) -> Result<CpuInfer, BoxError> {
+        // A prompt is read in passes of this many tokens.
+        let plan = Plan::new(config.max_seq.min(512)).with_threads(self.threads());
+        let plan = plan.with_format(Held::on_cpu(format)?);
+        CpuInfer::new(config, weights, plan).map_err(|error| match chain(&error) {
+            text if is_weight(&error) => Failure::Data { code: "E3030", text }.into(),
+            _ => error.into(),
+        })
+    }
+
+    fn ane_writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {
         // Prompts are padded to one length; decoding is the CPU's.
         let padded = || backend_ane::Plan {
             threads: self.threads(),
@@ -432,17 +466,24 @@ impl DeviceArgs {
         match self.place()? {
             Place::Ane(settings) => {
                 let device = AppleAne::open(settings)?;
-                return Ok(Box::new(AneInfer::new(device, config, weights, padded())?));
+                Ok(Box::new(AneInfer::new(device, config, weights, padded())?))
             }
-            Place::VirtualAne => {
-                return Ok(Box::new(AneInfer::new(self.virtual_ane(), config, weights, padded())?));
-            }
-            Place::Cpu => {}
+            Place::VirtualAne => Ok(Box::new(AneInfer::new(self.virtual_ane(), config, weights, padded())?)),
+            Place::Cpu => Ok(Box::new(self.cpu_writer(config, weights, None)?)),
         }
-        // A prompt is read in passes of this many tokens.
-        let plan = Plan::new(config.max_seq.min(512)).with_threads(self.threads());
-        Ok(Box::new(CpuInfer::new(config, weights, plan)?))
     }
+}
+
+/// Whether a weight is the cause of an error.
+fn is_weight(error: &backend::Error) -> bool {
+    let mut next = Some(error as &dyn std::error::Error);
+    while let Some(error) = next {
+        if error.is::<model::quant::QuantError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The setting as the backend has it.

@@ -9,6 +9,7 @@ mod child;
 mod commands;
 mod device;
 mod failure;
+mod format;
 mod gpu;
 mod paths;
 mod plot;

@@ -59,9 +59,32 @@ impl Format {
         }
     }
 
-    /// The format of that name.
+    /// The format of that name; `q8` and `q4` are short for `q8_0` and `q4_0`.
     pub fn find(name: &str) -> Option<Format> {
-        Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(name))
+        let short = |format: &Format| format.name().split('_').next().unwrap_or_default();
+        let is = |name: &str, wanted: &str| name.eq_ignore_ascii_case(wanted);
+        Self::ALL.into_iter().find(|format| is(name, format.name()) || is(name, short(format)))
+    }
+
+    /// Checks that the format can hold rows of `columns` values.
+    ///
+    /// # Errors
+    /// The first value that is not finite, or beyond the format's range.
+    pub fn check(self, columns: usize, values: &[f32]) -> Result<(), QuantError> {
+        let largest = match self {
+            Format::F16 => f32::from(f16::MAX),
+            Format::Bf16 => f32::from(bf16::MAX),
+            // The scale is an f16.
+            Format::Q8_0 => f32::from(f16::MAX) * 127.0,
+            Format::Q4_0 => f32::from(f16::MAX) * 8.0,
+        };
+        // Written so that NaN is found too.
+        match values.iter().position(|v| !matches!(v.abs(), size if size <= largest)) {
+            Some(at) => {
+                Err(QuantError { row: at / columns, column: at % columns, value: values[at], format: self })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Bytes of a block of [`Format::block_len`] values.
@@ -179,17 +202,7 @@ impl Quantized {
     /// # Errors
     /// The first value that is not finite, or that the format cannot hold.
     pub fn new(format: Format, columns: usize, values: &[f32]) -> Result<Self, QuantError> {
-        let largest = match format {
-            Format::F16 => f32::from(f16::MAX),
-            Format::Bf16 => f32::from(bf16::MAX),
-            // The scale is an f16.
-            Format::Q8_0 => f32::from(f16::MAX) * 127.0,
-            Format::Q4_0 => f32::from(f16::MAX) * 8.0,
-        };
-        // Written so that NaN is found too.
-        if let Some(at) = values.iter().position(|v| !matches!(v.abs(), size if size <= largest)) {
-            return Err(QuantError { row: at / columns, column: at % columns, value: values[at], format });
-        }
+        format.check(columns, values)?;
         let (rows, row_bytes) = (values.len() / columns, format.row_bytes(columns));
         let mut bytes = vec![0; rows * row_bytes];
         for (row, bytes) in values.chunks_exact(columns).zip(bytes.chunks_exact_mut(row_bytes)) {
@@ -298,6 +311,13 @@ mod tests {
             let (_, back) = round_trip(format, &row);
             assert!((back[32] - 32.0).abs() < 0.02, "{format}: {}", back[32]);
         }
+    }
+
+    #[test]
+    fn formats_are_found_by_their_names() {
+        let found = |name| Format::find(name).map(Format::name);
+        assert_eq!((found("Q8_0"), found("q8"), found("q4")), (Some("q8_0"), Some("q8_0"), Some("q4_0")));
+        assert_eq!((found("bf16"), found("q5"), found("")), (Some("bf16"), None, None));
     }
 
     #[test]

@@ -13,15 +13,14 @@
 //! `o`, `do` `[batch·seq, heads·d]`; `lse`, `delta` `[batch·seq, heads]`. Sums are f32.
 //! Source: Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691.
 
-use std::marker::PhantomData;
-
 use model::ModelConfig;
 
 use super::cross_entropy::{exp_shifted, maximum};
-use super::vector::{dot, fma, scale};
+use super::vector::{dot, scale};
+use crate::Exec;
+use crate::apart::Apart;
 use crate::gemm::{Into, Mat, MatMut, small, small_scratch};
 use crate::isa::simd;
-use crate::{Exec, Isa};
 
 /// Queries and keys of a block.
 const BLOCK: usize = 64;
@@ -89,7 +88,7 @@ pub fn forward(exec: &Exec, h: Heads, qkv: &[f32], o: &mut [f32], lse: &mut [f32
     let blocks = h.seq.div_ceil(BLOCK);
     let tokens = qkv.len() / row;
     assert!(o.len() == tokens * h.out_row() && lse.len() == tokens * h.heads);
-    let (o, lse) = (Shared::new(o), Shared::new(lse));
+    let (o, lse) = (Apart::new(o), Apart::new(lse));
     // Late blocks of queries are the long ones: they go first.
     pool.run_with_scratch(tokens / h.seq * blocks * h.heads, |task, scratch| {
         let (head, rest) = (task % h.heads, task / h.heads);
@@ -166,7 +165,7 @@ pub fn backward(
         }
     });
     let delta = &*delta;
-    let dqkv = Shared::new(dqkv);
+    let dqkv = Apart::new(dqkv);
     pool.run_with_scratch(tokens / h.seq * h.kv_heads, |task, scratch| {
         let (kv, first) = (task % h.kv_heads, task / h.kv_heads * h.seq);
         let (scores, scratch) = scratch.split_at_mut(BLOCK * BLOCK);
@@ -213,32 +212,6 @@ pub fn backward(
     });
 }
 
-/// One query against the keys and values `[positions, d]` of its head: `o = softmax(q·k/√d)·v`.
-/// `scores` is scratch for one number per position.
-pub fn one_query(isa: Isa, q: &[f32], k: &[f32], v: &[f32], scores: &mut [f32], o: &mut [f32]) {
-    let d = q.len();
-    let positions = k.len() / d;
-    let scores = &mut scores[..positions];
-    one_query_lanes(isa, (d as f32).sqrt().recip(), q, k, v, scores, o);
-}
-
-simd! {
-    fn one_query_lanes(scale: f32, q: &[f32], k: &[f32], v: &[f32], scores: &mut [f32], o: &mut [f32]) {
-        for (s, k) in scores.iter_mut().zip(k.chunks_exact(q.len())) {
-            *s = scale * super::vector::dot_lanes::<FMA>(q, k);
-        }
-        let max = maximum(scores);
-        let sum = exp_shifted::<FMA>(scores, max);
-        o.fill(0.0);
-        for (s, v) in scores.iter().zip(v.chunks_exact(q.len())) {
-            let p = s / sum;
-            for (o, v) in o.iter_mut().zip(v) {
-                *o = fma::<FMA>(p, *v, *o);
-            }
-        }
-    }
-}
-
 simd! {
     /// Turns scores into `e^{s − max}` with a running maximum and sum; returns the factor on what
     /// was summed before.
@@ -262,51 +235,13 @@ simd! {
     }
 }
 
-/// A slice whose parts different tasks write.
-struct Shared<'a> {
-    start: *mut f32,
-    len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: its methods are unsafe: whoever calls them answers for the parts being apart.
-unsafe impl Sync for Shared<'_> {}
-
-impl<'a> Shared<'a> {
-    fn new(data: &'a mut [f32]) -> Self {
-        Self { start: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
-    }
-
-    /// `rows` rows of `cols` numbers, `stride` apart, from `start` on.
-    ///
-    /// # Safety
-    ///
-    /// Nobody else uses them while the result lives.
-    unsafe fn columns(&self, start: usize, rows: usize, cols: usize, stride: usize) -> MatMut<'a> {
-        assert!(start + (rows - 1) * stride + cols <= self.len);
-        // SAFETY: inside the slice that `new` borrowed; apart from other uses by the caller's promise.
-        unsafe { MatMut::columns(self.start.add(start), rows, cols, stride) }
-    }
-
-    /// `len` numbers from `start` on.
-    ///
-    /// # Safety
-    ///
-    /// Nobody else uses them while the result lives.
-    unsafe fn part(&self, start: usize, len: usize) -> &'a mut [f32] {
-        assert!(start + len <= self.len);
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use backend::reference::attention as reference;
 
     use super::*;
     use crate::kernels::check::{assert_close, values, wide};
-    use crate::{Plan, Precision};
+    use crate::{Isa, Plan, Precision};
 
     fn exec(isa: Isa, precision: Precision, h: Heads) -> Exec {
         let plan = Plan { isa, ..Plan::new(1).with_threads(3).with_precision(precision) };
@@ -361,23 +296,6 @@ mod tests {
             assert_close(&narrow(0, q), &dq, back);
             assert_close(&narrow(q, q + kv), &dk, back);
             assert_close(&narrow(q + kv, row), &dv, back);
-        }
-    }
-
-    #[test]
-    fn one_query_is_the_last_row() {
-        for &isa in Isa::available() {
-            for (positions, d) in [(1, 4), (37, 10), (200, 64)] {
-                let h = Heads { seq: positions, heads: 1, kv_heads: 1, head_dim: d };
-                let (q, k, v) =
-                    (values(positions * d, 1), values(positions * d, 2), values(positions * d, 3));
-                let r = reference::Heads { seq: h.seq, heads: 1, kv_heads: 1, head_dim: d };
-                let wanted = reference::forward(r, &wide(&q), &wide(&k), &wide(&v));
-                let last = (positions - 1) * d;
-                let (mut o, mut scores) = (vec![0.0; d], vec![0.0; positions + 5]);
-                one_query(isa, &q[last..], &k, &v, &mut scores, &mut o);
-                assert_close(&o, &wanted[last..], 1e-6);
-            }
         }
     }
 

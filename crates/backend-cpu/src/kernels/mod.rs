@@ -6,6 +6,7 @@
 mod accelerate;
 pub mod adamw;
 pub mod attention;
+pub mod cached_attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod muon;

@@ -7,12 +7,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use engine::infer::{self, Finish, Sampling};
 use model::checkpoint::newest_model;
-use model::quant::Format;
 use model::{Tokenizer, TokenizerError, hf};
 
 use crate::device::DeviceArgs;
 use crate::failure::Failure;
-use crate::gpu;
+use crate::format::{Held, held};
 
 /// Flags of `rustane generate`.
 #[derive(clap::Args)]
@@ -52,9 +51,9 @@ pub struct Args {
     /// Say how fast it was
     #[arg(long)]
     stats: bool,
-    /// How weights are held on a GPU: f16, bf16, q8_0 or q4_0 [default: f16]
-    #[arg(long, value_name = "FORMAT", value_parser = gpu::format)]
-    format: Option<Format>,
+    /// How weights are held: f32 (the CPU), f16 (a GPU), bf16, q8_0 or q4_0 [default: f32 on the CPU, f16 on a GPU]
+    #[arg(long, value_name = "FORMAT", value_parser = held)]
+    format: Option<Held>,
     #[command(flatten)]
     device: DeviceArgs,
 }

@@ -46,6 +46,54 @@ fn the_most_likely_text_is_always_the_same() {
 }
 
 #[test]
+fn weights_in_few_bits_write_on_the_processor() {
+    let lab = lab();
+    let greedy = ["run", "--device", "cpu", "--prompt", "The", "-t", "0", "-n", "40"];
+    let plain = written(&lab, &greedy);
+    assert_eq!(written(&lab, &[&greedy[..], &["--format", "f32"]].concat()), plain);
+    for format in ["bf16", "q8", "q4_0"] {
+        let of = |threads: &str| {
+            let more = ["--format", format, "--threads", threads, "--stats"];
+            let ran = lab.run(&[&["generate"], &greedy[..], &more].concat());
+            let name = if format == "q8" { "q8_0" } else { format };
+            assert!(ran.code == 0 && ran.err.contains(&format!("threads, {name};")), "{}", ran.err);
+            ran.out
+        };
+        let text = of("2");
+        assert!(text.starts_with("The") && text.len() > 20, "{format}: {text:?}");
+        assert_eq!(of("3"), text, "{format}");
+    }
+    for (format, wanted) in [
+        ("f16", "the CPU does not hold weights as f16; wanted f32, bf16, q8_0 or q4_0"),
+        ("q5", "wanted one of f32, f16, bf16, q8_0, q4_0"),
+    ] {
+        let ran = lab.run(&[&["generate"], &greedy[..], &["--format", format]].concat());
+        assert_eq!(ran.code, 2, "{format}");
+        assert!(ran.err.contains(wanted), "{format}: {}", ran.err);
+    }
+}
+
+#[test]
+fn decoding_is_measured_with_its_kernels() {
+    let lab = Lab::new();
+    let shape =
+        ["bench", "decode", "--device", "cpu", "--preset", "tiny", "--format", "q4", "--threads", "2"];
+    let short = ["--prompt", "8", "--tokens", "4", "--repetitions", "1", "--context", "32"];
+    let ran = lab.run(&[&shape[..], &short, &["--json"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(report["format"], "q4_0");
+    let number = |value: &serde_json::Value| value.as_f64().unwrap_or_default();
+    assert!(number(&report["tok_per_s"]) > 0.0 && number(&report["ceiling_gb_per_s"]) > 0.0);
+    let kernels = report["cpu_kernels"].as_array().unwrap();
+    let names: Vec<_> = kernels.iter().map(|k| k["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["qkv", "o", "gate, up", "down", "head", "attention"]);
+    assert!(kernels.iter().all(|k| number(&k["us"]) > 0.0 && number(&k["mb"]) > 0.0));
+    let ran = lab.run(&[&shape[..], &short].concat());
+    assert!(ran.code == 0 && ran.out.contains("limited by"), "{}{}", ran.out, ran.err);
+}
+
+#[test]
 fn the_seed_decides_what_is_drawn() {
     let lab = lab();
     let draw = |seed: &str, threads: &str| {

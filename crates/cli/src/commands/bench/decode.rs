@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use backend_cpu::probe;
 use bench::DecodeSettings;
 use bench::results::{Case, Quantity};
 use engine::RunConfig;
@@ -18,17 +19,18 @@ use super::output::{Measurement, OutputArgs};
 use crate::commands::presets;
 use crate::device::DeviceArgs;
 use crate::failure::Failure;
+use crate::format::{Held, held};
 use crate::gpu;
 
 /// Flags of `rustane bench decode`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Shape of the model: llama-1b, llama-8b, or a preset
-    #[arg(long, default_value = "110m", value_name = "SHAPE")]
+    /// Shape of the model: llama-1b, llama-1.1b, llama-8b, smollm-135m, or a preset
+    #[arg(long, visible_alias = "preset", default_value = "110m", value_name = "SHAPE")]
     shape: String,
-    /// How weights are held: f16, bf16, q8_0 or q4_0; the CPU holds f32 [default on a GPU: f16]
-    #[arg(long, value_name = "FORMAT", value_parser = gpu::format)]
-    format: Option<Format>,
+    /// How weights are held: f32 (the CPU), f16 (a GPU), bf16, q8_0 or q4_0 [default: f32 on the CPU, f16 on a GPU]
+    #[arg(long, value_name = "FORMAT", value_parser = held)]
+    format: Option<Held>,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 64, value_name = "N")]
     prompt: usize,
@@ -41,7 +43,7 @@ pub struct Args {
     /// Positions of the cache
     #[arg(long, default_value_t = 2048, value_name = "N")]
     context: usize,
-    /// Time single kernels too, on a GPU
+    /// Time single kernels too, on a GPU; on the CPU they always are
     #[arg(long)]
     kernels: bool,
     #[command(flatten)]
@@ -86,11 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let at = |on_device| Settings { context: args.context, ..on_device };
     let Some(mut writer) = args.device.gpu_writer(&config, None, args.format, at)? else {
         config.max_seq = args.context;
-        let weights = Weights::init(&config, 1);
-        let mut writer = args.device.writer(&config, weights).map_err(anyhow::Error::from_boxed)?;
-        let report = bench::decode(&mut *writer, &settings)?;
-        let extra = json!({ "device": args.device.label(), "format": "f32" });
-        return show(args, measurement, &report, extra, None);
+        return on_host(args, measurement, &config, &settings);
     };
     let format = writer.format();
     let (dispatches, seconds) = writer.time_token(args.prompt + 1).map_err(gpu::failure)?;
@@ -168,6 +166,61 @@ fn attention(device: &Gpu, c: &ModelConfig, ceiling: f64) -> anyhow::Result<Vec<
     Ok(rows)
 }
 
+/// What holds a kernel of the CPU up, judged by its share of the bandwidth and its length.
+fn limit(share: f64, us: f64) -> &'static str {
+    match share {
+        share if share > 1.1 => "a cache: faster than memory",
+        share if share > 0.75 => "memory",
+        _ if us < 20.0 => "its start and end: it is short",
+        _ => "its arithmetic",
+    }
+}
+
+/// The processor, or a Neural Engine with it.
+fn on_host(
+    args: &Args,
+    measurement: Measurement<'_>,
+    config: &ModelConfig,
+    settings: &DecodeSettings,
+) -> anyhow::Result<ExitCode> {
+    let format = args.format.unwrap_or(Held::F32);
+    let weights = || Weights::init(config, 1);
+    if !args.device.is_cpu()? {
+        let (mut writer, label) =
+            args.device.writer_in(config, weights(), args.format).map_err(anyhow::Error::from_boxed)?;
+        let report = bench::decode(&mut *writer, settings)?;
+        let extra = json!({ "device": label, "format": format.to_string() });
+        return show(args, measurement, &report, extra, None);
+    }
+    let mut writer =
+        args.device.cpu_writer(config, weights(), args.format).map_err(anyhow::Error::from_boxed)?;
+    // Before and after: another program may be reading at the moment.
+    let ceiling = || probe::memory_bandwidth(args.device.threads());
+    let before = ceiling()?;
+    let report = bench::decode(&mut writer, settings)?;
+    let positions = args.prompt + args.tokens / 2;
+    let kernels = writer.measure(positions, 2 * args.repetitions + 1)?;
+    let ceiling = before.max(ceiling()?);
+    let bytes = writer.bytes_per_token();
+    let gb_per_s = report.tok_per_s * bytes as f64 / 1e9;
+    let kernels: Vec<_> = kernels
+        .iter()
+        .map(|k| {
+            let (us, gb_per_s) = (k.time.as_secs_f64() * 1e6, k.bytes as f64 / k.time.as_secs_f64() / 1e9);
+            json!({
+                "name": k.name, "calls": k.calls, "us": us, "us_per_call": us / k.calls as f64,
+                "mb": k.bytes as f64 / 1e6, "gb_per_s": gb_per_s, "ceiling_share": gb_per_s / ceiling,
+            })
+        })
+        .collect();
+    let extra = json!({
+        "device": args.device.label(), "format": format.to_string(), "ceiling_gb_per_s": ceiling,
+        "bytes_per_token": bytes, "device_gb_per_s": gb_per_s, "device_ceiling_share": gb_per_s / ceiling,
+        "positions": positions, "cpu_kernels": kernels,
+    });
+    show(args, measurement, &report, extra, None)
+}
+
 fn show(
     args: &Args,
     mut measurement: Measurement<'_>,
@@ -212,6 +265,26 @@ fn show(
             "  weights at {got:.0} GB/s = {:.0} % of the {ceiling:.0} GB/s that plain reading reaches",
             { 100.0 * got / ceiling }
         );
+    }
+    let number = |row: &serde_json::Value, key: &str| row[key].as_f64().unwrap_or_default();
+    let mut kernels_us = 0.0;
+    for row in extra["cpu_kernels"].as_array().into_iter().flatten() {
+        kernels_us += number(row, "us");
+        let share = number(row, "ceiling_share");
+        println!(
+            "  {:<10} {:>3} × {:>8.1} µs  {:>7.1} MB  {:>6.1} GB/s = {:>3.0} %  limited by {}",
+            row["name"].as_str().unwrap_or_default(),
+            number(row, "calls"),
+            number(row, "us_per_call"),
+            number(row, "mb"),
+            number(row, "gb_per_s"),
+            100.0 * share,
+            limit(share, number(row, "us_per_call"))
+        );
+    }
+    if kernels_us > 0.0 {
+        let rest = 1e3 / report.tok_per_s - kernels_us / 1e3;
+        println!("  norms, rotation, rounding and what these measurements missed: {rest:.2} ms of a token");
     }
     for row in extra["products"].as_array().into_iter().flatten() {
         println!("  product {row}");

@@ -1,0 +1,271 @@
+//! The weight matrices of a model that writes, and the products with them.
+
+use model::quant::Format;
+use model::{ModelConfig, ParamId, Role, Weights};
+
+use crate::gemv::{Inputs, Kind, LANES, Panels};
+use crate::kernels::swiglu;
+use crate::memory::CpuResult;
+use crate::params::Layout;
+use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Rows, RowsMut};
+
+/// One matrix of a block, or the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Queries, keys and values.
+    Qkv,
+    /// Back from the heads.
+    O,
+    /// Into the feed-forward, both branches.
+    GateUp,
+    /// Back from the feed-forward.
+    Down,
+    /// Logits.
+    Head,
+}
+
+/// What becomes of the products.
+#[derive(Clone, Copy, Debug)]
+pub enum Finish<'a> {
+    /// They are the result, this bias added where there is one.
+    Set(Option<&'a [f32]>),
+    /// They are added to what is there, times this.
+    Add(f32),
+    /// `silu(gate) ⊙ up`, of [`Part::GateUp`] alone.
+    Gated,
+}
+
+/// The parameters of a model.
+pub struct Matrices {
+    layout: Layout,
+    /// All parameters, or the vectors alone.
+    values: Buffer,
+    few: Option<Few>,
+    /// Both branches of the feed-forward, before the gate.
+    gate_up: Buffer,
+}
+
+/// The matrices in few bits.
+struct Few {
+    /// Of each layer, in the order of [`Part`]; then the head, then the embedding if it is another.
+    panels: Vec<Panels>,
+    /// One for each part: their widths differ.
+    inputs: Inputs,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Part; 5] = [Part::Qkv, Part::O, Part::GateUp, Part::Down, Part::Head];
+    const OF_LAYER: [Part; 4] = [Part::Qkv, Part::O, Part::GateUp, Part::Down];
+
+    /// The first and the last parameter.
+    fn roles(self, tied: bool) -> (Role, Role) {
+        match self {
+            Part::Qkv => (Role::Q, Role::V),
+            Part::O => (Role::O, Role::O),
+            Part::GateUp => (Role::Gate, Role::Up),
+            Part::Down => (Role::Down, Role::Down),
+            Part::Head if tied => (Role::Embed, Role::Embed),
+            Part::Head => (Role::Head, Role::Head),
+        }
+    }
+
+    /// Inputs and outputs.
+    fn shape(self, c: &ModelConfig) -> (usize, usize) {
+        match self {
+            Part::Qkv => (c.dim, c.q_dim() + 2 * c.kv_dim()),
+            Part::O => (c.q_dim(), c.dim),
+            Part::GateUp => (c.dim, 2 * c.hidden),
+            Part::Down => (c.hidden, c.dim),
+            Part::Head => (c.dim, c.vocab),
+        }
+    }
+}
+
+impl Matrices {
+    /// For passes of at most `rows` tokens.
+    pub fn new(
+        c: &ModelConfig,
+        weights: Weights,
+        format: Option<Format>,
+        rows: usize,
+        exec: &Exec,
+    ) -> CpuResult<Self> {
+        let layout = Layout::new(c);
+        let few = match format {
+            Some(format) => Some(Few::new(c, &weights, format, rows, exec)?),
+            None => None,
+        };
+        let mut values = Buffer::zeros("weights", layout.len())?;
+        for p in layout.table() {
+            // Pages of matrices that are held otherwise stay untouched, and so cost nothing.
+            if few.is_none() || !p.group.quantized() {
+                values[layout.range(p.id)].copy_from_slice(weights.get(p.id));
+            }
+        }
+        let gate_up = match few {
+            Some(_) => Buffer::default(),
+            None => Buffer::zeros_2d("activations", rows, 2 * c.hidden)?,
+        };
+        Ok(Self { layout, values, few, gate_up })
+    }
+
+    /// The parameters from role `first` to role `last`, which are vectors.
+    pub fn vector(&self, first: Role, last: Role, layer: Option<usize>) -> &[f32] {
+        &self.values[self.layout.place(first, last, layer)]
+    }
+
+    /// The embedding of a token.
+    pub fn embedding(&self, c: &ModelConfig, token: usize, x: &mut [f32]) {
+        if let Some(few) = &self.few {
+            return few.panels.last().expect("the embedding is there").row(token, x);
+        }
+        let start = self.layout.place(Role::Embed, Role::Embed, None).start;
+        x.copy_from_slice(&self.values[start + token * c.dim..][..c.dim]);
+    }
+
+    /// Bytes of the matrices of one kind in all layers.
+    pub fn bytes_of(&self, c: &ModelConfig, part: Part) -> usize {
+        let (inputs, outputs) = part.shape(c);
+        let layers = if part == Part::Head { 1 } else { c.layers };
+        match &self.few {
+            Some(few) => (0..layers).map(|layer| few.panels[few.number(c, part, layer)].bytes()).sum(),
+            None => layers * inputs * outputs * size_of::<f32>(),
+        }
+    }
+
+    /// The product of `n` rows of `x` with a matrix; `y` is `[n, outputs]`, for [`Finish::Gated`]
+    /// `[n, hidden]`. `layer` is ignored for the head.
+    #[allow(clippy::too_many_arguments)]
+    pub fn product(
+        &mut self,
+        exec: &mut Exec,
+        c: &ModelConfig,
+        part: Part,
+        layer: usize,
+        n: usize,
+        x: &[f32],
+        y: &mut [f32],
+        finish: Finish<'_>,
+    ) {
+        let (inputs, outputs) = part.shape(c);
+        let x = &x[..n * inputs];
+        if let Some(few) = &mut self.few {
+            return few.product(exec, c, part, layer, n, x, y, finish);
+        }
+        let (first, last) = part.roles(c.tied);
+        let layer = (part != Part::Head).then_some(layer);
+        let w = Mat::new(&self.values[self.layout.place(first, last, layer)], outputs, inputs).t();
+        let x = Mat::new(x, n, inputs);
+        match finish {
+            Finish::Set(None) => exec.matmul(1.0, x, w, Into::Set, MatMut::new(y, n, outputs)),
+            Finish::Set(Some(bias)) => {
+                y[..n * outputs].chunks_exact_mut(outputs).for_each(|y| y.copy_from_slice(bias));
+                exec.matmul(1.0, x, w, Into::Add, MatMut::new(y, n, outputs));
+            }
+            Finish::Add(scale) => exec.matmul(scale, x, w, Into::Add, MatMut::new(y, n, outputs)),
+            Finish::Gated => {
+                exec.matmul(1.0, x, w, Into::Set, MatMut::new(&mut self.gate_up, n, outputs));
+                let (isa, hidden) = (exec.isa, c.hidden);
+                let gate_up = Rows::new(&self.gate_up[..n * outputs], outputs);
+                exec.pool.each((gate_up, RowsMut::new(&mut y[..n * hidden], hidden)), |_, (gate_up, y)| {
+                    let (gate, up) = gate_up.split_at(hidden);
+                    swiglu::forward(isa, gate, up, y);
+                });
+            }
+        }
+    }
+}
+
+impl Few {
+    fn new(c: &ModelConfig, weights: &Weights, format: Format, rows: usize, exec: &Exec) -> CpuResult<Self> {
+        let kind = Kind::of(format).ok_or(CpuError::Format { format })?;
+        for p in weights.params().iter().filter(|p| p.group.quantized()) {
+            let name = || p.name.clone();
+            format
+                .check(p.shape[1], weights.get(p.id))
+                .map_err(|source| CpuError::Weight { name: name(), source })?;
+        }
+        let find = |role, layer| weights.params().find(role, layer).expect("the model has this parameter");
+        let mut panels = Vec::with_capacity(4 * c.layers + 2);
+        let pack = |part: Part, ids: &[ParamId]| {
+            let (columns, outputs) = part.shape(c);
+            let tables: Vec<&[f32]> = ids.iter().map(|&id| weights.get(id)).collect();
+            let row = |table: usize, row: usize| tables[table].get(row * columns..(row + 1) * columns);
+            if part == Part::GateUp {
+                // A panel of the gate, then the panel of the other branch that it meets.
+                let rows = 2 * c.hidden.next_multiple_of(LANES);
+                let source = |r: usize| row(r / LANES % 2, r / LANES / 2 * LANES + r % LANES);
+                return Panels::pack(&exec.pool, kind, rows, columns, source);
+            }
+            let source = |mut r: usize| {
+                for (table, values) in tables.iter().enumerate() {
+                    let rows = values.len() / columns;
+                    if r < rows {
+                        return row(table, r);
+                    }
+                    r -= rows;
+                }
+                None
+            };
+            Panels::pack(&exec.pool, kind, outputs, columns, source)
+        };
+        for layer in 0..c.layers {
+            for part in Part::OF_LAYER {
+                let ids: Vec<ParamId> = match part {
+                    Part::Qkv => [Role::Q, Role::K, Role::V].map(|r| find(r, Some(layer))).to_vec(),
+                    Part::GateUp => [Role::Gate, Role::Up].map(|r| find(r, Some(layer))).to_vec(),
+                    part => vec![find(part.roles(c.tied).0, Some(layer))],
+                };
+                panels.push(pack(part, &ids)?);
+            }
+        }
+        panels.push(pack(Part::Head, &[find(Part::Head.roles(c.tied).0, None)])?);
+        if !c.tied {
+            panels.push(pack(Part::Head, &[find(Role::Embed, None)])?);
+        }
+        let widest = c.dim.max(c.hidden).max(c.q_dim());
+        Ok(Self { panels, inputs: Inputs::new(exec.isa, kind, rows, widest)? })
+    }
+
+    /// The number of a matrix.
+    fn number(&self, c: &ModelConfig, part: Part, layer: usize) -> usize {
+        match part {
+            Part::Head => Part::OF_LAYER.len() * c.layers,
+            part => Part::OF_LAYER.len() * layer + part as usize,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn product(
+        &mut self,
+        exec: &Exec,
+        c: &ModelConfig,
+        part: Part,
+        layer: usize,
+        n: usize,
+        x: &[f32],
+        y: &mut [f32],
+        finish: Finish<'_>,
+    ) {
+        let (w, outputs, isa) = (&self.panels[self.number(c, part, layer)], part.shape(c).1, exec.isa);
+        self.inputs.set(isa, &exec.pool, x, w.columns());
+        let (x, pool) = (&self.inputs, &exec.pool);
+        let outputs = if matches!(finish, Finish::Gated) { c.hidden } else { outputs };
+        let y = &mut y[..n * outputs];
+        match finish {
+            Finish::Set(None) => w.product(isa, pool, x, n, y, |_, y, [v]| {
+                y.copy_from_slice(&v[..y.len()]);
+            }),
+            Finish::Set(Some(bias)) => w.product(isa, pool, x, n, y, |column, y, [v]| {
+                y.iter_mut().zip(v).zip(&bias[column..]).for_each(|((y, v), b)| *y = v + b);
+            }),
+            Finish::Add(scale) => w.product(isa, pool, x, n, y, |_, y, [v]| {
+                y.iter_mut().zip(v).for_each(|(y, v)| *y += scale * v);
+            }),
+            Finish::Gated => w.product(isa, pool, x, n, y, |_, y, [gate, up]| {
+                swiglu::forward(isa, &gate[..y.len()], &up[..y.len()], y);
+            }),
+        }
+    }
+}
