@@ -11,7 +11,7 @@ use crate::dims::Dims;
 use crate::error::{AneError, AneResult};
 use crate::kernels::{Kernel, power};
 use crate::packing::Part;
-use crate::plan::{Classifier, Ffn, Plan, PlanError};
+use crate::plan::{Classifier, Ffn, Plan};
 use crate::programs::{AneDevice, Programs, Slot};
 use crate::staging::{self, Source};
 
@@ -75,6 +75,31 @@ pub(crate) struct Buffers {
     pub weights: Vec<f32>,
 }
 
+impl Buffers {
+    /// For a plan that goes with a model.
+    pub fn new(config: &ModelConfig, plan: &Plan) -> Result<Self> {
+        let tokens = plan.seq.max(1).saturating_mul(plan.sequences);
+        let (seq, q) = (plan.seq.max(1), config.q_dim());
+        let widest = q.max(config.dim).max(config.kv_dim());
+        let buffer = |width| Buffer::zeros_2d("activations", seq, width);
+        let classifier = plan.classifier == Classifier::Device;
+        Ok(Self {
+            attn_norm: Buffer::zeros_2d("activations", tokens, config.dim)?,
+            ffn_norm: Buffer::zeros_2d("activations", tokens, config.dim)?,
+            out: buffer(widest)?,
+            scaled: buffer(widest.max(2 * config.hidden).max(2 * config.kv_dim()))?,
+            gated: buffer(config.hidden)?,
+            h: buffer(2 * config.hidden)?,
+            attn: buffer(q)?,
+            da: buffer(q)?,
+            logits: buffer(if classifier { config.vocab } else { 0 })?,
+            part: buffer(if classifier { config.vocab.div_ceil(plan.vocab_shards) } else { 0 })?,
+            losses: buffer(usize::from(classifier))?,
+            weights: Vec::new(),
+        })
+    }
+}
+
 impl<D: AneDevice> Ane<D> {
     /// A model of zeros; write its weights. Programs are compiled when they are first needed.
     ///
@@ -94,35 +119,10 @@ impl<D: AneDevice> Ane<D> {
     }
 
     fn build(device: D, config: &ModelConfig, plan: Plan, training: bool) -> Result<Self> {
-        let tokens = plan.seq.max(1).saturating_mul(plan.sequences);
-        let on_host = backend_cpu::Plan::new(tokens).with_threads(plan.threads).with_recompute(true);
         // The configuration is checked here, before anything is computed from it.
-        let cpu = Cpu::new(config, backend_cpu::Plan { isa: plan.isa, ..on_host })?;
-        if plan.seq > config.max_seq {
-            let error = PlanError::Sequence { seq: plan.seq, max: config.max_seq };
-            return Err(AneError::Plan(error).into());
-        }
-        let dims = Dims::new(config, plan.seq);
-        plan.check(&dims).map_err(AneError::Plan)?;
-        let plan = plan.fit(&dims, &device.chip().limits()).map_err(AneError::Plan)?;
-        let (seq, q) = (plan.seq.max(1), config.q_dim());
-        let widest = q.max(config.dim).max(config.kv_dim());
-        let buffer = |width| Buffer::zeros_2d("activations", seq, width);
-        let classifier = plan.classifier == Classifier::Device;
-        let buffers = Buffers {
-            attn_norm: Buffer::zeros_2d("activations", tokens, config.dim)?,
-            ffn_norm: Buffer::zeros_2d("activations", tokens, config.dim)?,
-            out: buffer(widest)?,
-            scaled: buffer(widest.max(2 * config.hidden).max(2 * config.kv_dim()))?,
-            gated: buffer(config.hidden)?,
-            h: buffer(2 * config.hidden)?,
-            attn: buffer(q)?,
-            da: buffer(q)?,
-            logits: buffer(if classifier { config.vocab } else { 0 })?,
-            part: buffer(if classifier { config.vocab.div_ceil(plan.vocab_shards) } else { 0 })?,
-            losses: buffer(usize::from(classifier))?,
-            weights: Vec::new(),
-        };
+        let cpu = Cpu::new(config, plan.on_host())?;
+        let (plan, dims) = plan.of_model(config, &device.chip().limits()).map_err(AneError::Plan)?;
+        let buffers = Buffers::new(config, &plan)?;
         let kept_layers = if training { config.layers } else { 1 };
         Ok(Self {
             cpu,

@@ -2,6 +2,7 @@
 
 use backend_cpu::Isa;
 use mil::verify::Limits;
+use model::ModelConfig;
 
 use crate::dims::Dims;
 use crate::kernels::Kernel;
@@ -182,6 +183,26 @@ impl Plan {
         }
     }
 
+    /// The plan of the host, which keeps nothing of the blocks and has no products of their weights.
+    pub(crate) fn on_host(&self) -> backend_cpu::Plan {
+        let tokens = self.seq.max(1).saturating_mul(self.sequences);
+        let plan = backend_cpu::Plan::new(tokens).with_threads(self.threads).with_recompute(true);
+        backend_cpu::Plan { isa: self.isa, ..plan }
+    }
+
+    /// The same for a model on a chip, with the extents of a block.
+    ///
+    /// # Errors
+    /// [`PlanError::Sequence`], those of [`Plan::check`] and of [`Plan::fit`].
+    pub fn of_model(self, config: &ModelConfig, limits: &Limits) -> Result<(Self, Dims), PlanError> {
+        if self.seq > config.max_seq {
+            return Err(PlanError::Sequence { seq: self.seq, max: config.max_seq });
+        }
+        let dims = Dims::new(config, self.seq);
+        self.check(&dims)?;
+        Ok((self.fit(&dims, limits)?, dims))
+    }
+
     /// The same with the least cut that the chip takes: shards of the heads as their probabilities need
     /// them; of the feed-forward, separate inputs before a split of it before shards of it.
     ///
@@ -285,7 +306,6 @@ impl Plan {
 mod tests {
     use mil::verify::Family;
     use mil::{Target, verify};
-    use model::ModelConfig;
 
     use super::*;
 

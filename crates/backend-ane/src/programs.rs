@@ -171,28 +171,11 @@ impl<D: AneDevice> Programs<D> {
 
     /// Shards of a program.
     pub fn shards(&self, kernel: Kernel) -> usize {
-        match kernel {
-            Kernel::SdpaFwd | Kernel::SdpaBwdV | Kernel::SdpaBwdQk => self.plan.head_shards,
-            Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::FfnDown | Kernel::FfnBwdW2 | Kernel::FfnBwdW13 => {
-                self.plan.ffn_shards
-            }
-            Kernel::HeadFwd | Kernel::HeadBwd => self.plan.vocab_shards,
-            Kernel::WoFwd | Kernel::WoBwd | Kernel::QBwd | Kernel::KvBwd => 1,
-        }
-    }
-
-    /// Sequences that have requests of their own: where kept results are read or written.
-    fn rows(&self, kernel: Kernel) -> usize {
-        match kernel {
-            Kernel::SdpaFwd | Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::SdpaBwdV | Kernel::SdpaBwdQk => {
-                self.plan.sequences
-            }
-            _ => 1,
-        }
+        shards(&self.plan, kernel)
     }
 
     fn index(&self, kernel: Kernel, slot: Slot) -> usize {
-        let rows = self.rows(kernel);
+        let rows = rows(&self.plan, kernel);
         (slot.layer * self.shards(kernel) + slot.shard) * rows + if rows == 1 { 0 } else { slot.row }
     }
 
@@ -210,19 +193,12 @@ impl<D: AneDevice> Programs<D> {
             AneError::Rules { kernel: kernel.name(), faults }
         })?;
         let executable = self.device.compile(&variant.name(), &verified)?;
-        let (shards, rows) = (self.shards(kernel), self.rows(kernel));
-        let mut bound = Vec::with_capacity(shards * rows);
-        let layers = if matches!(kernel, Kernel::HeadFwd | Kernel::HeadBwd) { 1 } else { self.layers };
-        for layer in 0..layers {
-            for shard in 0..shards {
-                for row in 0..rows {
-                    let slot = Slot { layer, shard, row };
-                    let inputs = self.surfaces_of(variant, slot, &packing, Side::In)?;
-                    let outputs = self.surfaces_of(variant, slot, &packing, Side::Out)?;
-                    let request = bind(&executable, &packing, &inputs, &outputs)?;
-                    bound.push(Bound { request, inputs, outputs });
-                }
-            }
+        let mut bound = Vec::new();
+        for slot in slots(&self.plan, kernel, self.layers) {
+            let inputs = self.surfaces_of(variant, slot, &packing, Side::In)?;
+            let outputs = self.surfaces_of(variant, slot, &packing, Side::Out)?;
+            let request = bind(&executable, &packing, &inputs, &outputs)?;
+            bound.push(Bound { request, inputs, outputs });
         }
         let staged = vec![0; self.layers];
         self.loaded[variant.index()] =
@@ -243,45 +219,10 @@ impl<D: AneDevice> Programs<D> {
         };
         let mut surfaces = Vec::with_capacity(ports.len());
         for (i, port) in ports.iter().enumerate() {
-            let key = self.key(variant, slot, side, i, port);
+            let key = key(self.kept_layers, variant, slot, side, i, port);
             surfaces.push(self.surface(key, port.layout())?);
         }
         Ok(surfaces)
-    }
-
-    fn key(&self, variant: Variant, slot: Slot, side: Side, port: usize, of: &Port) -> Key {
-        let Variant { kernel, plain } = variant;
-        let part = of.blocks[0].part;
-        let kept = match (kernel, side) {
-            (Kernel::SdpaFwd, Side::Out) => true,
-            (Kernel::SdpaBwdV | Kernel::SdpaBwdQk, Side::In) => matches!(part, Part::Q | Part::K | Part::V),
-            _ => matches!(part, Part::H1 | Part::H3),
-        };
-        if kept {
-            return Key::Kept(part, slot.layer % self.kept_layers, slot.shard, slot.row);
-        }
-        if matches!(part, Part::P | Part::Dp) {
-            return Key::Between(part);
-        }
-        let weight = |part: Part| {
-            matches!(
-                part,
-                Part::Wq
-                    | Part::Wk
-                    | Part::Wv
-                    | Part::Wo
-                    | Part::W1
-                    | Part::W2
-                    | Part::W3
-                    | Part::Wh
-                    | Part::Bias
-                    | Part::Gains
-            )
-        };
-        match of.blocks.iter().any(|b| weight(b.part)) {
-            true => Key::Weights(kernel, plain, slot.layer, slot.shard, port),
-            false => Key::Own(kernel, side, port),
-        }
     }
 
     fn surface(&mut self, key: Key, layout: Layout) -> AneResult<Surface> {
@@ -384,6 +325,97 @@ impl<D: AneDevice> Programs<D> {
             result => result,
         }
     }
+}
+
+/// Shards of a program.
+fn shards(plan: &Plan, kernel: Kernel) -> usize {
+    match kernel {
+        Kernel::SdpaFwd | Kernel::SdpaBwdV | Kernel::SdpaBwdQk => plan.head_shards,
+        Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::FfnDown | Kernel::FfnBwdW2 | Kernel::FfnBwdW13 => {
+            plan.ffn_shards
+        }
+        Kernel::HeadFwd | Kernel::HeadBwd => plan.vocab_shards,
+        Kernel::WoFwd | Kernel::WoBwd | Kernel::QBwd | Kernel::KvBwd => 1,
+    }
+}
+
+/// Sequences that have requests of their own: where kept results are read or written.
+fn rows(plan: &Plan, kernel: Kernel) -> usize {
+    match kernel {
+        Kernel::SdpaFwd | Kernel::FfnFwd | Kernel::FfnGateUp | Kernel::SdpaBwdV | Kernel::SdpaBwdQk => {
+            plan.sequences
+        }
+        _ => 1,
+    }
+}
+
+/// The requests of a program, in the order of their index.
+fn slots(plan: &Plan, kernel: Kernel, layers: usize) -> impl Iterator<Item = Slot> + use<> {
+    let (shards, rows) = (shards(plan, kernel), rows(plan, kernel));
+    let layers = if matches!(kernel, Kernel::HeadFwd | Kernel::HeadBwd) { 1 } else { layers };
+    (0..layers * shards * rows).map(move |i| Slot {
+        layer: i / (shards * rows),
+        shard: i / rows % shards,
+        row: i % rows,
+    })
+}
+
+/// Which surface a port of a request takes.
+fn key(kept_layers: usize, variant: Variant, slot: Slot, side: Side, port: usize, of: &Port) -> Key {
+    let Variant { kernel, plain } = variant;
+    let part = of.blocks[0].part;
+    let kept = match (kernel, side) {
+        (Kernel::SdpaFwd, Side::Out) => true,
+        (Kernel::SdpaBwdV | Kernel::SdpaBwdQk, Side::In) => matches!(part, Part::Q | Part::K | Part::V),
+        _ => matches!(part, Part::H1 | Part::H3),
+    };
+    if kept {
+        return Key::Kept(part, slot.layer % kept_layers, slot.shard, slot.row);
+    }
+    if matches!(part, Part::P | Part::Dp) {
+        return Key::Between(part);
+    }
+    let weight = |part: Part| {
+        matches!(
+            part,
+            Part::Wq
+                | Part::Wk
+                | Part::Wv
+                | Part::Wo
+                | Part::W1
+                | Part::W2
+                | Part::W3
+                | Part::Wh
+                | Part::Bias
+                | Part::Gains
+        )
+    };
+    match of.blocks.iter().any(|b| weight(b.part)) {
+        true => Key::Weights(kernel, plain, slot.layer, slot.shard, port),
+        false => Key::Own(kernel, side, port),
+    }
+}
+
+/// Bytes of the surfaces that training makes, of weights and of all else; nothing is taken. Programs that
+/// run again without powers of two get surfaces for their weights beside these.
+pub(crate) fn surface_bytes(plan: &Plan, dims: &Dims, layers: usize) -> [u64; 2] {
+    let mut surfaces = BTreeMap::new();
+    for kernel in plan.kernels() {
+        let packing = kernel.packing(&plan.dims(dims, kernel), &plan.choices);
+        for slot in slots(plan, kernel, layers) {
+            for (side, ports) in [(Side::In, &packing.inputs), (Side::Out, &packing.outputs)] {
+                for (i, port) in ports.iter().enumerate() {
+                    let key = key(layers, Variant { kernel, plain: false }, slot, side, i, port);
+                    surfaces.entry(key).or_insert(port.layout().bytes() as u64);
+                }
+            }
+        }
+    }
+    let sum = |weights: bool| {
+        let of = surfaces.iter().filter(|(key, _)| matches!(key, Key::Weights(..)) == weights);
+        of.map(|(_, bytes)| bytes).sum()
+    };
+    [sum(true), sum(false)]
 }
 
 /// Programs that share their powers of two in a layer: what one of them computes with them, the others

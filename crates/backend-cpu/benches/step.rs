@@ -106,7 +106,7 @@ fn main() {
             cpu_times.push(cpu_time() - cpu_start);
             phases.iter_mut().zip(times).for_each(|(phase, time)| phase.push(time));
         } else {
-            println!("{:.1} MB", cpu.bytes() as f64 / 1e6);
+            println!("{:.1} MB", Cpu::footprint(&config, plan, false).unwrap().total() as f64 / 1e6);
         }
         println!("loss {loss:.4} in {:.2} s", start.elapsed().as_secs_f64());
     }

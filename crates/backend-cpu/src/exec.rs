@@ -22,6 +22,11 @@ impl Exec {
         Ok(Self { pool, isa: plan.isa, precision: plan.precision, gemm })
     }
 
+    /// Bytes that products of these `(rows, columns, depth)` write to the operand that threads share.
+    pub(crate) fn shared_bytes(&self, products: &[(usize, usize, usize)]) -> usize {
+        products.iter().map(|&p| self.gemm.shared_bytes(p)).max().unwrap_or(0)
+    }
+
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in f32.
     pub fn matmul(&mut self, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
         self.gemm.matmul(&self.pool, alpha, a, b, into, c);

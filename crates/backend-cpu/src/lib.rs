@@ -8,6 +8,7 @@
 
 mod apart;
 mod exec;
+mod footprint;
 mod gemm;
 mod gemv;
 mod head;
@@ -27,6 +28,7 @@ mod update;
 mod weights;
 
 pub use exec::Exec;
+pub use footprint::count;
 pub use gemm::bf16::{pack, packed_len};
 pub use gemm::{Into, Mat, MatMut, Packed, Right};
 pub use host::Host;

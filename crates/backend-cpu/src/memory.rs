@@ -3,6 +3,8 @@
 use std::alloc::{Layout, alloc_zeroed};
 use std::ops::{Deref, DerefMut};
 
+use crate::footprint;
+
 /// Why the CPU backend could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -100,6 +102,11 @@ const LINE: usize = 64;
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
 
+/// Bytes of the pages of a buffer: large ones lie in huge pages, where the system gives any.
+pub(crate) fn page_of(bytes: usize) -> usize {
+    if bytes >= 2 * HUGE { HUGE } else { 4096 }
+}
+
 impl<T: Plain> Buffer<T> {
     /// `len` zeros; `what` names them when there is no memory.
     pub fn zeros(what: &'static str, len: usize) -> Result<Self, CpuError> {
@@ -107,8 +114,11 @@ impl<T: Plain> Buffer<T> {
             return Ok(Self::default());
         }
         let size = size_of::<T>();
+        if footprint::counts(what, len as u64 * size as u64) {
+            return Ok(Self { memory: Vec::new(), start: 0, len });
+        }
         let error = || CpuError::OutOfMemory { what, bytes: len as u128 * size as u128 };
-        let align = if len >= 2 * HUGE / size { HUGE } else { LINE };
+        let align = if page_of(len.saturating_mul(size)) == HUGE { HUGE } else { LINE };
         let room = len.checked_add(align / size).ok_or_else(error)?;
         let mut memory = zeroed::<T>(room).ok_or_else(error)?;
         let start = memory.as_ptr().align_offset(align).min(align / size);
@@ -122,6 +132,16 @@ impl<T: Plain> Buffer<T> {
     pub fn zeros_2d(what: &'static str, a: usize, b: usize) -> Result<Self, CpuError> {
         let bytes = size_of::<T>() as u128 * a as u128 * b as u128;
         Self::zeros(what, a.checked_mul(b).ok_or(CpuError::OutOfMemory { what, bytes })?)
+    }
+
+    /// How many numbers.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Bytes of the numbers.

@@ -66,15 +66,6 @@ impl Moments {
         })
     }
 
-    /// Bytes of them.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::F32([m, v]) => m.bytes() + v.bytes(),
-            Self::Bf16([m, v]) => m.bytes() + v.bytes(),
-            Self::Q8 { m, exponents, v } => m.bytes() + exponents.bytes() + v.bytes(),
-        }
-    }
-
     /// First or second moments of a place, as f32.
     pub fn read(&self, place: Range<usize>, slot: Slot) -> Cow<'_, [f32]> {
         let second = usize::from(slot == Slot::Moment2);

@@ -158,9 +158,4 @@ impl PackedWeights {
             });
         }
     }
-
-    /// Bytes of the copies.
-    pub fn bytes(&self) -> usize {
-        self.data.bytes()
-    }
 }

@@ -208,12 +208,6 @@ impl Storage {
         }
     }
 
-    /// Bytes of all tensors and copies.
-    pub fn bytes(&self) -> usize {
-        let packed = self.packed.as_ref().map_or(0, PackedWeights::bytes);
-        self.weights.bytes() + self.gradients.bytes() + self.moments.bytes() + packed
-    }
-
     /// The gradients from role `first` to role `last`, and how to add to them.
     pub fn gradient(&mut self, first: Role, last: Role, layer: Option<usize>) -> (&mut [f32], Into) {
         let span = self.layout.span(first, last, layer);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::{Buffer, CpuError};
+use crate::{Buffer, CpuError, footprint};
 
 /// Turns of an empty loop before a thread without work sleeps: some tens of microseconds.
 const SPINS: usize = 2_000;
@@ -70,7 +70,7 @@ impl Pool {
         });
         let scratch = (0..threads).map(|_| UnsafeCell::default()).collect();
         let mut pool = Self { shared, threads: Vec::new(), job: Mutex::new(()), scratch };
-        for worker in 1..threads {
+        for worker in 1..if footprint::counting() { 1 } else { threads } {
             let shared = pool.shared.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("cpu-{worker}"))
@@ -86,11 +86,16 @@ impl Pool {
         self.scratch.len()
     }
 
+    /// Bytes of the scratch memory of all threads.
+    pub(crate) fn scratch_bytes(&mut self) -> usize {
+        self.scratch.iter_mut().map(|scratch| scratch.get_mut().bytes()).sum()
+    }
+
     /// Makes each thread's scratch memory at least `len` numbers.
     pub fn reserve_scratch(&mut self, len: usize) -> Result<(), CpuError> {
         for scratch in &mut self.scratch {
             if scratch.get_mut().len() < len {
-                *scratch.get_mut() = Buffer::zeros("scratch of a thread", len)?;
+                *scratch.get_mut() = Buffer::zeros("scratch of threads", len)?;
             }
         }
         Ok(())

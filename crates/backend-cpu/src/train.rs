@@ -96,7 +96,7 @@ impl Cpu {
         Ok(Self::build(config, plan)?)
     }
 
-    fn build(config: &ModelConfig, plan: Plan) -> CpuResult<Self> {
+    pub(crate) fn build(config: &ModelConfig, plan: Plan) -> CpuResult<Self> {
         config.validate()?;
         if plan.weights == WeightFormat::Bf16 && plan.precision != Precision::Bf16 {
             return Err(CpuError::WeightsWantBf16);
@@ -110,8 +110,8 @@ impl Cpu {
         exec.pool.reserve_scratch(storage.scratch().max(CHUNK))?;
         let mut rope = rope::Table::new(c);
         rope.reserve(tokens.min(c.max_seq))?;
-        // Inputs of all blocks, and the one on its way.
-        let free = (0..2 * c.layers + 1).map(|_| Ok(Act(buffer(c.dim)?))).collect::<CpuResult<_>>()?;
+        // Inputs of all blocks, the output of the last one, and the gradient that starts on its way back.
+        let free = (0..2 * c.layers + 2).map(|_| Ok(Act(buffer(c.dim)?))).collect::<CpuResult<_>>()?;
         let kept = if plan.recompute { 1 } else { c.layers };
         let layers = (0..kept).map(|_| Inside::new(c, tokens)).collect::<CpuResult<_>>()?;
         let qkv = c.q_dim() + 2 * c.kv_dim();
@@ -153,18 +153,6 @@ impl Cpu {
     /// The plan it runs by.
     pub fn plan(&self) -> &Plan {
         &self.plan
-    }
-
-    /// Bytes of its memory: weights, gradients, moments and activations.
-    pub fn bytes(&self) -> usize {
-        let inside = |l: &Inside| l.qkv.len() + l.raw.len() + l.o.len() + l.lse.len() + l.gate_up.len();
-        let s = &self.scratch;
-        let scratch = [&s.norm, &s.dnorm, &s.wide, &s.dqkv, &s.delta, &s.logits, &s.partial];
-        let acts = (2 * self.config.layers + 1) * self.plan.max_tokens.max(1) * self.config.dim;
-        let numbers = self.layers.iter().map(inside).sum::<usize>()
-            + scratch.iter().map(|b| b.len()).sum::<usize>()
-            + acts;
-        self.storage.bytes() + 4 * numbers
     }
 
     pub(crate) fn take(&mut self) -> Result<Act> {

@@ -81,14 +81,6 @@ impl Weights {
         matches!(self, Self::Bf16 { .. })
     }
 
-    /// Bytes of them.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::F32(weights) => weights.bytes(),
-            Self::Bf16 { matrices, vectors, .. } => matrices.bytes() + vectors.bytes(),
-        }
-    }
-
     /// The weights of a place that starts with this parameter.
     ///
     /// # Panics

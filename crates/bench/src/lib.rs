@@ -2,12 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chips;
 mod compare;
 mod decode;
 pub mod exp;
 mod forward;
 mod mil_kernels;
+pub mod plan;
 mod power;
+pub mod profile;
 pub mod protocol;
 pub mod results;
 pub mod shapes;
@@ -20,5 +23,5 @@ pub use decode::{DecodeReport, DecodeSettings, decode};
 pub use forward::{ForwardProgress, ForwardReport, ForwardSettings, forward};
 pub use mil_kernels::{KernelTime, KernelsError, KernelsReport, mil_kernels};
 pub use power::{Meter, Power, PowerError};
-pub use step::{PhaseTime, StepReport, StepSettings, step};
+pub use step::{PhaseTime, StepReport, StepSettings, step, step_recorded};
 pub use sweep::{SweepProgress, SweepReport, SweepSettings, sweep};

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use backend::{AdamW, Phase, Result, Rule, Rules, Slot, Timed, Tokens, Train, Update, forward_backward};
+use backend::{
+    AdamW, Phase, Result, Rule, Rules, Slot, Span, Timed, Tokens, Train, Update, forward_backward,
+};
 use model::{Params, TokenId, Weights};
 use serde::Serialize;
 
@@ -59,6 +61,15 @@ pub struct StepReport {
 
 /// Runs steps on one batch of random tokens, from first weights.
 pub fn step<B: Train>(backend: B, settings: &StepSettings) -> Result<StepReport> {
+    Ok(step_recorded(backend, settings, 0)?.0)
+}
+
+/// [`step`], with at most so many calls of the measured steps one by one.
+pub fn step_recorded<B: Train>(
+    backend: B,
+    settings: &StepSettings,
+    most: usize,
+) -> Result<(StepReport, Vec<Span>)> {
     let mut backend = Timed::new(backend);
     let config = backend.config().clone();
     let weights = Weights::init(&config, 1);
@@ -76,6 +87,9 @@ pub fn step<B: Train>(backend: B, settings: &StepSettings) -> Result<StepReport>
     let mut phases = vec![Vec::new(); Phase::ALL.len()];
     for n in 0..warmup + steps {
         backend.reset();
+        if n == warmup {
+            backend.record(most);
+        }
         let begin = Instant::now();
         let update = update(n as u64 + 1);
         backend.announce(&update, 0.0)?;
@@ -93,7 +107,7 @@ pub fn step<B: Train>(backend: B, settings: &StepSettings) -> Result<StepReport>
     let tokens = (batch * seq) as f64;
     let gflop = config.train_flops_per_token(seq) * tokens / 1e9;
     let phases = Phase::ALL.iter().zip(&phases).filter(|(phase, _)| **phase != Phase::Loss);
-    Ok(StepReport {
+    let report = StepReport {
         params: config.param_count(),
         seq,
         batch,
@@ -105,7 +119,8 @@ pub fn step<B: Train>(backend: B, settings: &StepSettings) -> Result<StepReport>
         loss_first: losses[0],
         loss_last: losses[losses.len() - 1],
         ms,
-    })
+    };
+    Ok((report, backend.spans().to_vec()))
 }
 
 /// The yardstick's rule: AdamW with decay on everything but gains and biases, no clipping.

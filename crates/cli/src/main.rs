@@ -53,6 +53,8 @@ enum Command {
     Ane(commands::ane::Args),
     /// Train every combination of a grid of settings
     Sweep(commands::sweep::Args),
+    /// Say what a model takes before it runs: memory by purpose, what fits, how long a step is
+    Plan(Box<commands::plan::Args>),
     /// Measure speed on this machine
     Bench(commands::bench::Args),
     /// Check files of results, and render a folder of them as a page
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => commands::sweep::run(&args),
         Command::Exp(args) => commands::exp::run(args),
         Command::Ane(args) => commands::ane::run(args),
+        Command::Plan(args) => commands::plan::run(&args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Mil(args) => commands::mil::run(args),
         Command::Tune(args) => commands::tune::run(args),

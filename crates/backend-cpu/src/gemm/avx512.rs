@@ -49,7 +49,12 @@ pub(super) const SCRATCH: usize = TASK_COLS * KC;
 impl Packs {
     pub(super) fn new(isa: Isa) -> Result<Self, CpuError> {
         let len = if isa.avx512() { SHARED * KC } else { 0 };
-        Ok(Self { isa, shared: Buffer::zeros("packed matrices", len)? })
+        Ok(Self { isa, shared: Buffer::zeros("packed operands", len)? })
+    }
+
+    /// Bytes of the shared operand that a product writes.
+    pub(super) fn shared_bytes(m: usize, n: usize, k: usize) -> usize {
+        4 * m.min(n).next_multiple_of(V).min(SHARED) * k.min(KC)
     }
 
     /// `run` gives each task [`SCRATCH`] numbers.

@@ -200,6 +200,19 @@ impl Gemm {
         })
     }
 
+    /// Bytes that a product of `(rows, columns, depth)` writes to the operand that all threads read: the
+    /// rest of that memory is never touched.
+    pub fn shared_bytes(&self, (m, n, k): (usize, usize, usize)) -> usize {
+        if let Some(packs) = &self.bf16 {
+            return packs.shared_bytes(m, n, k);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.isa.avx512() {
+            return avx512::Packs::shared_bytes(m, n, k);
+        }
+        0
+    }
+
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in the precision that [`Gemm::new`] was given.
     ///
     /// # Panics

@@ -155,20 +155,21 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Packs `rows` rows of `columns` weights; `source` gives each, or nothing for one of zeros.
+    /// Memory for `rows` rows of `columns` weights, not packed yet.
+    pub fn reserve(kind: Kind, rows: usize, columns: usize) -> CpuResult<Self> {
+        let panel = columns.div_ceil(kind.unit_columns()) * kind.unit_bytes();
+        let data = Buffer::zeros_2d("weights in few bits", rows.div_ceil(LANES), panel)?;
+        Ok(Self { kind, rows, columns, data })
+    }
+
+    /// Packs the weights; `source` gives each row, or nothing for one of zeros.
     ///
     /// The weights are finite and in the range of the format: `model::quant::Format::check`.
-    pub fn pack<'a>(
-        pool: &Pool,
-        kind: Kind,
-        rows: usize,
-        columns: usize,
-        source: impl Fn(usize) -> Option<&'a [f32]> + Sync,
-    ) -> CpuResult<Self> {
-        let panel = columns.div_ceil(kind.unit_columns()) * kind.unit_bytes();
-        let mut data = Buffer::zeros_2d("weights in few bits", rows.div_ceil(LANES), panel)?;
-        let format = kind.format();
-        pool.each(RowsMut::new(&mut data, panel), |index, panel| {
+    pub fn pack<'a>(&mut self, pool: &Pool, source: impl Fn(usize) -> Option<&'a [f32]> + Sync) {
+        let (format, panel) = (self.kind.format(), self.panel_bytes());
+        let Self { kind, rows, columns, data } = self;
+        let (kind, rows, columns) = (*kind, *rows, *columns);
+        pool.each(RowsMut::new(data, panel), |index, panel| {
             let mut bytes = vec![0; format.row_bytes(columns)];
             for lane in 0..LANES {
                 let row = index * LANES + lane;
@@ -180,7 +181,6 @@ impl Panels {
                 write_lane(kind, &bytes, lane, panel);
             }
         });
-        Ok(Self { kind, rows, columns, data })
     }
 
     /// Inputs of the product.

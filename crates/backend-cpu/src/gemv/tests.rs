@@ -32,7 +32,8 @@ fn rounded(kind: Kind, x: &[f32], columns: usize) -> Vec<f32> {
 
 fn matrix(pool: &Pool, kind: Kind, rows: usize, columns: usize) -> (Vec<f32>, Panels) {
     let w = values(rows * columns, 7);
-    let panels = Panels::pack(pool, kind, rows, columns, |r| w.get(r * columns..(r + 1) * columns)).unwrap();
+    let mut panels = Panels::reserve(kind, rows, columns).unwrap();
+    panels.pack(pool, |r| w.get(r * columns..(r + 1) * columns));
     (w, panels)
 }
 
@@ -139,7 +140,9 @@ fn the_largest_integers_do_not_overflow_and_nan_stays() {
         for kind in KINDS {
             let columns = 64;
             let w: Vec<f32> = (0..columns).map(|i| if i % 2 == 0 { -1.0 } else { 1.0 }).collect();
-            let w = Panels::pack(&pool, kind, 1, columns, |_| Some(&w[..])).unwrap();
+            let mut panels = Panels::reserve(kind, 1, columns).unwrap();
+            panels.pack(&pool, |_| Some(&w[..]));
+            let w = panels;
             let mut held = vec![0.0; columns];
             w.row(0, &mut held);
             let mut x: Vec<f32> = held.iter().map(|w| w.signum()).collect();

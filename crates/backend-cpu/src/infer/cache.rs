@@ -38,6 +38,16 @@ struct Store<E> {
 }
 
 impl Cache {
+    /// Bytes of a cache of so many positions.
+    pub fn bytes_of(c: &ModelConfig, precision: Precision, positions: usize) -> u64 {
+        let each = match precision {
+            Precision::F32 => size_of::<f32>(),
+            Precision::F16 => size_of::<Half>(),
+        };
+        let positions = positions + positions.next_multiple_of(BLOCK);
+        (each * c.layers * c.kv_dim() * positions) as u64
+    }
+
     /// Of no position.
     pub fn new(c: &ModelConfig, precision: Precision) -> Self {
         let head = || match precision {

@@ -1,13 +1,14 @@
 //! The weight matrices of a model that writes, and the products with them.
 
 use model::quant::Format;
-use model::{ModelConfig, ParamId, Role, Weights};
+use model::{ModelConfig, Param, ParamId, Role, Weights};
 
+use crate::footprint::touched;
 use crate::gemv::{Inputs, Kind, LANES, Panels};
 use crate::kernels::swiglu;
 use crate::memory::CpuResult;
 use crate::params::Layout;
-use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Rows, RowsMut};
+use crate::{Buffer, CpuError, Exec, Into, Isa, Mat, MatMut, Pool, Rows, RowsMut};
 
 /// One matrix of a block, or the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub struct Matrices {
 
 /// The matrices in few bits.
 struct Few {
+    format: Format,
     /// Of each layer, in the order of [`Part`]; then the head, then the embedding if it is another.
     panels: Vec<Panels>,
     /// One for each part: their widths differ.
@@ -83,31 +85,34 @@ impl Part {
 }
 
 impl Matrices {
-    /// For passes of at most `rows` tokens.
-    pub fn new(
-        c: &ModelConfig,
-        weights: Weights,
-        format: Option<Format>,
-        rows: usize,
-        exec: &Exec,
-    ) -> CpuResult<Self> {
+    /// Memory for passes of at most `rows` tokens; the weights are zeros.
+    pub fn reserve(c: &ModelConfig, format: Option<Format>, rows: usize, isa: Isa) -> CpuResult<Self> {
         let layout = Layout::new(c);
-        let few = match format {
-            Some(format) => Some(Few::new(c, &weights, format, rows, exec)?),
-            None => None,
-        };
-        let mut values = Buffer::zeros("weights", layout.len())?;
-        for p in layout.table() {
-            // Pages of matrices that are held otherwise stay untouched, and so cost nothing.
-            if few.is_none() || !p.group.quantized() {
-                values[layout.range(p.id)].copy_from_slice(weights.get(p.id));
-            }
-        }
+        let few = format.map(|format| Few::reserve(c, format, rows, isa)).transpose()?;
+        let values = Buffer::zeros("weights", layout.len())?;
         let gate_up = match few {
             Some(_) => Buffer::default(),
             None => Buffer::zeros_2d("activations", rows, 2 * c.hidden)?,
         };
         Ok(Self { layout, values, few, gate_up })
+    }
+
+    /// Takes the weights.
+    pub fn fill(&mut self, c: &ModelConfig, weights: &Weights, pool: &Pool) -> CpuResult<()> {
+        if let Some(few) = &mut self.few {
+            few.fill(c, weights, pool)?;
+        }
+        for p in self.layout.table().iter().filter(|p| is_held(&self.few, p)) {
+            self.values[self.layout.range(p.id)].copy_from_slice(weights.get(p.id));
+        }
+        Ok(())
+    }
+
+    /// Bytes that the parameters take which are held as they are.
+    pub fn plain_bytes(&self) -> u64 {
+        let places = self.layout.table().iter().filter(|p| is_held(&self.few, p));
+        let bytes = self.values.bytes() as u64;
+        touched(bytes, self.values.len(), places.map(|p| self.layout.range(p.id)))
     }
 
     /// The parameters from role `first` to role `last`, which are vectors.
@@ -177,9 +182,30 @@ impl Matrices {
     }
 }
 
+/// Whether a parameter is held as it is. Pages of matrices that are held otherwise stay untouched, and so cost
+/// nothing.
+fn is_held(few: &Option<Few>, p: &Param) -> bool {
+    few.is_none() || !p.group.quantized()
+}
+
 impl Few {
-    fn new(c: &ModelConfig, weights: &Weights, format: Format, rows: usize, exec: &Exec) -> CpuResult<Self> {
+    fn reserve(c: &ModelConfig, format: Format, rows: usize, isa: Isa) -> CpuResult<Self> {
         let kind = Kind::of(format).ok_or(CpuError::Format { format })?;
+        let reserve = |part: Part| {
+            let (columns, outputs) = part.shape(c);
+            // Both branches of the feed-forward are whole panels, see `fill`.
+            let rows = if part == Part::GateUp { 2 * c.hidden.next_multiple_of(LANES) } else { outputs };
+            Panels::reserve(kind, rows, columns)
+        };
+        let of_layers = (0..c.layers).flat_map(|_| Part::OF_LAYER);
+        let ends = std::iter::repeat_n(Part::Head, if c.tied { 1 } else { 2 });
+        let panels = of_layers.chain(ends).map(reserve).collect::<CpuResult<_>>()?;
+        let widest = c.dim.max(c.hidden).max(c.q_dim());
+        Ok(Self { format, panels, inputs: Inputs::new(isa, kind, rows, widest)? })
+    }
+
+    fn fill(&mut self, c: &ModelConfig, weights: &Weights, pool: &Pool) -> CpuResult<()> {
+        let format = self.format;
         for p in weights.params().iter().filter(|p| p.group.quantized()) {
             let name = || p.name.clone();
             format
@@ -187,16 +213,15 @@ impl Few {
                 .map_err(|source| CpuError::Weight { name: name(), source })?;
         }
         let find = |role, layer| weights.params().find(role, layer).expect("the model has this parameter");
-        let mut panels = Vec::with_capacity(4 * c.layers + 2);
-        let pack = |part: Part, ids: &[ParamId]| {
-            let (columns, outputs) = part.shape(c);
+        let mut panels = self.panels.iter_mut();
+        let mut pack = |part: Part, ids: &[ParamId]| {
+            let panels = panels.next().expect("there is one for each matrix");
+            let (columns, _) = part.shape(c);
             let tables: Vec<&[f32]> = ids.iter().map(|&id| weights.get(id)).collect();
             let row = |table: usize, row: usize| tables[table].get(row * columns..(row + 1) * columns);
             if part == Part::GateUp {
                 // A panel of the gate, then the panel of the other branch that it meets.
-                let rows = 2 * c.hidden.next_multiple_of(LANES);
-                let source = |r: usize| row(r / LANES % 2, r / LANES / 2 * LANES + r % LANES);
-                return Panels::pack(&exec.pool, kind, rows, columns, source);
+                return panels.pack(pool, |r| row(r / LANES % 2, r / LANES / 2 * LANES + r % LANES));
             }
             let source = |mut r: usize| {
                 for (table, values) in tables.iter().enumerate() {
@@ -208,7 +233,7 @@ impl Few {
                 }
                 None
             };
-            Panels::pack(&exec.pool, kind, outputs, columns, source)
+            panels.pack(pool, source);
         };
         for layer in 0..c.layers {
             for part in Part::OF_LAYER {
@@ -217,15 +242,14 @@ impl Few {
                     Part::GateUp => [Role::Gate, Role::Up].map(|r| find(r, Some(layer))).to_vec(),
                     part => vec![find(part.roles(c.tied).0, Some(layer))],
                 };
-                panels.push(pack(part, &ids)?);
+                pack(part, &ids);
             }
         }
-        panels.push(pack(Part::Head, &[find(Part::Head.roles(c.tied).0, None)])?);
+        pack(Part::Head, &[find(Part::Head.roles(c.tied).0, None)]);
         if !c.tied {
-            panels.push(pack(Part::Head, &[find(Role::Embed, None)])?);
+            pack(Part::Head, &[find(Role::Embed, None)]);
         }
-        let widest = c.dim.max(c.hidden).max(c.q_dim());
-        Ok(Self { panels, inputs: Inputs::new(exec.isa, kind, rows, widest)? })
+        Ok(())
     }
 
     /// The number of a matrix.

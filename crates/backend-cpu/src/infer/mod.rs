@@ -7,10 +7,10 @@ mod pass;
 
 use std::collections::BTreeMap;
 
-use backend::{Decode, Error, Feed, KvBlock, Logits, Prefill, Result, SeqId, Tokens};
+use backend::{Decode, Error, Feed, Footprint, KvBlock, Logits, Prefill, Result, SeqId, Tokens};
 use model::{ModelConfig, TokenId, Weights};
 
-use crate::Plan;
+use crate::{Plan, count};
 pub use measure::Timed;
 
 use cache::Cache;
@@ -32,7 +32,26 @@ impl CpuInfer {
     /// # Errors
     /// No memory, no thread, or a weight that the format cannot hold.
     pub fn new(config: &ModelConfig, weights: Weights, plan: Plan) -> Result<Self> {
-        Ok(Self { model: Model::new(config, weights, plan)?, caches: BTreeMap::new() })
+        Ok(Self { model: Model::new(config, &weights, plan)?, caches: BTreeMap::new() })
+    }
+
+    /// Bytes that `sequences` of `context` positions each take beside the model; nothing is taken.
+    ///
+    /// # Errors
+    /// As [`CpuInfer::new`], but for want of memory.
+    pub fn footprint(
+        config: &ModelConfig,
+        plan: Plan,
+        context: usize,
+        sequences: usize,
+    ) -> Result<Footprint> {
+        let (model, mut found) = count(|| Model::reserve(config, plan));
+        let model = model?;
+        found.set("weights", model.plain_bytes());
+        let keys = Cache::bytes_of(config, model.precision(), context);
+        found.add("keys and values", keys * sequences as u64);
+        found.add("logits", 4 * (config.vocab * sequences) as u64);
+        Ok(found)
     }
 
     /// Bytes of keys and values that are held.

@@ -49,7 +49,14 @@ pub enum Wanted {
 }
 
 impl Model {
-    pub fn new(c: &ModelConfig, weights: Weights, plan: Plan) -> CpuResult<Self> {
+    pub fn new(c: &ModelConfig, weights: &Weights, plan: Plan) -> CpuResult<Self> {
+        let mut model = Self::reserve(c, plan)?;
+        model.matrices.fill(c, weights, &model.exec.pool)?;
+        Ok(model)
+    }
+
+    /// A model of zeros.
+    pub fn reserve(c: &ModelConfig, plan: Plan) -> CpuResult<Self> {
         c.validate()?;
         let max_tokens = plan.max_tokens.clamp(1, c.max_seq);
         let mut exec = Exec::new(&plan)?;
@@ -57,7 +64,7 @@ impl Model {
         if plan.format.is_some() {
             exec.pool.reserve_scratch(gemv::scratch(plan.isa, max_tokens))?;
         }
-        let matrices = Matrices::new(c, weights, plan.format, max_tokens, &exec)?;
+        let matrices = Matrices::reserve(c, plan.format, max_tokens, plan.isa)?;
         let buffer = |width| Buffer::zeros_2d("activations", max_tokens, width);
         let buffers = Buffers {
             x: buffer(c.dim)?,
@@ -70,6 +77,16 @@ impl Model {
         let precision = if plan.format.is_some() { Precision::F16 } else { Precision::F32 };
         let rope = rope::Table::new(c);
         Ok(Self { config: c.clone(), max_tokens, precision, exec, matrices, rope, buffers })
+    }
+
+    /// Bytes that the parameters take which are held as they are.
+    pub fn plain_bytes(&self) -> u64 {
+        self.matrices.plain_bytes()
+    }
+
+    /// How keys and values are held.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Keys and values of no position.

@@ -41,7 +41,7 @@ impl Scratch {
             (&mut self.mix, side * side),
         ] {
             if buffer.len() < len {
-                *buffer = Buffer::zeros("the iteration of Muon", len)?;
+                *buffer = Buffer::zeros("iteration of Muon", len)?;
             }
         }
         Ok(())

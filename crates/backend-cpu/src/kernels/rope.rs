@@ -13,7 +13,7 @@ use model::{ModelConfig, Rope};
 
 use super::vector::fma;
 use crate::isa::simd;
-use crate::{CpuError, Isa};
+use crate::{CpuError, Isa, footprint};
 
 /// Sines and cosines of the first positions, f32 of f64.
 pub struct Table {
@@ -37,6 +37,9 @@ impl Table {
         let half = self.frequencies.len();
         let have = self.cos.len() / half;
         let more = positions.saturating_sub(have) * half;
+        if footprint::counts("rotary positions", 8 * more as u64) {
+            return Ok(());
+        }
         for table in [&mut self.cos, &mut self.sin] {
             table.try_reserve(more).map_err(|_| CpuError::OutOfMemory {
                 what: "tables of rotary positions",

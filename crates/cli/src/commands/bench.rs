@@ -1,19 +1,22 @@
 //! `rustane bench`: how fast this machine is.
 
+mod chips;
 pub mod compare;
 pub mod decode;
 mod forward;
 pub mod output;
-mod peak_memory;
+pub mod peak_memory;
 mod published;
 mod shapes;
 mod submit;
 mod sweep;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use backend_ane::{Dims, Plan};
 use backend_cpu::probe;
+use bench::profile::{MOST_SPANS, Profile};
 use bench::results::{Case, Quantity};
 use bench::{Meter, Power, PowerError, StepSettings};
 use clap::Subcommand;
@@ -22,8 +25,8 @@ use engine::config::{OptimizerState, Precision, WeightFormat};
 use serde_json::json;
 
 use self::output::OutputArgs;
-use super::presets;
 use super::train::{parse_precision, parse_state, parse_weights};
+use super::{presets, profile};
 use crate::device::{Device, DeviceArgs, bytes};
 use crate::failure::Failure;
 
@@ -44,6 +47,8 @@ enum What {
     Sweep(sweep::Args),
     /// The published forward passes, 5B to 30B parameters, one block in memory at a time
     Forward(forward::Args),
+    /// Predicted times of Apple's chips beside the published ones
+    Chips(chips::Args),
     /// The MIL programs of a model on the virtual Neural Engine, beside their matrix products alone
     Kernels(KernelsArgs),
     /// Ratios of two files of results, with intervals
@@ -78,6 +83,9 @@ struct StepArgs {
     /// Measure power too, where this system lets us read it
     #[arg(long)]
     power: bool,
+    /// Write a trace of the measured steps, for https://ui.perfetto.dev, and print where a step's time goes
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Matrix products: f32, bf16 or auto
     #[arg(long, default_value = "f32", value_parser = parse_precision, value_name = "NUMBERS")]
     precision: Precision,
@@ -117,6 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Decode(args) => decode::run(&args),
         What::Sweep(args) => sweep::run(&args),
         What::Forward(args) => forward::run(&args),
+        What::Chips(args) => chips::run(&args),
         What::Kernels(args) => kernels(&args),
         What::Compare(args) => compare::run(&args),
         What::Submit(args) => submit::run(&args),
@@ -217,13 +226,22 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     let mut measurement = args.output.begin("whole training steps with AdamW", &args.device)?;
     peak_memory::reset();
     let trainer = args.device.trainer(&config)?;
-    let (memory, counts) = (trainer.memory, trainer.later_counts());
+    let (memory, counts) = (trainer.memory(), trainer.later_counts());
     let settings = StepSettings { seq: args.seq, batch: args.batch, warmup: args.warmup, steps: args.steps };
     let meter = args.power.then(Meter::start);
-    let report = bench::step(trainer.backend, &settings)?;
+    let most = if args.profile.is_some() { MOST_SPANS } else { 0 };
+    let (report, spans) = bench::step_recorded(trainer.backend, &settings, most)?;
     // Over the steps before the measured ones too: they do the same work.
     let power = meter.map(|meter| meter.and_then(Meter::stop));
     let share = report.gflop_per_s / peak;
+    if let Some(file) = &args.profile {
+        let label = args.device.label();
+        let (tokens, seq) = (args.batch * args.seq, args.seq);
+        let profile = Profile { spans: &spans, model: &config.model, tokens, seq, device: &label };
+        let text = profile::write(file, &profile, &profile::machine(precision, args.device.threads())?)?;
+        // Standard output belongs to the one object of --json.
+        if args.output.json { eprintln!("{text}") } else { println!("{text}") }
+    }
     let mut details = serde_json::to_value(&report)?;
     let extra = json!({
         "preset": args.preset, "precision": precision, "optimizer_state": args.optimizer_state,
@@ -319,7 +337,7 @@ fn told(power: &Result<Power, PowerError>, tok_per_s: f64) -> String {
 
 /// Most GFLOP/s of matrix products in a precision, measured now. Without instructions for bf16, the
 /// yardstick is f32.
-fn peak(precision: Precision, threads: usize) -> Result<f64, backend::Error> {
+pub fn peak(precision: Precision, threads: usize) -> Result<f64, backend::Error> {
     if precision == Precision::Bf16
         && let Some(peak) = probe::peak_bf16_gflops(threads)?
     {

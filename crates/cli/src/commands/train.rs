@@ -14,6 +14,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
+use backend::{Span, Timed};
+use bench::profile::{MOST_SPANS, Profile};
 use clap::ArgMatches;
 use engine::RunConfig;
 use engine::data::Dataset;
@@ -21,8 +23,11 @@ use engine::train::{self, Event, Job, Start};
 use model::checkpoint::newest_model;
 use model::{RunLock, Weights, hf};
 
-pub use self::flags::{Args, parse_budget, parse_precision, parse_split, parse_state, parse_weights};
+pub use self::flags::{
+    Args, parse_budget, parse_optimizer, parse_precision, parse_split, parse_state, parse_weights,
+};
 pub use self::text::prepare;
+use super::plan;
 use crate::device::{DeviceArgs, Trainer, bytes};
 use crate::failure::Failure;
 use crate::paths;
@@ -63,12 +68,15 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     }
     write_file(&dir.join(CONFIG), layers.to_string().as_bytes())?;
 
+    plan::preflight(&args.device, &config)?;
     let data = prepare(&config, &tokenizer, args.device.threads(), &progress)?;
-    let mut trainer = args.device.trainer(&config)?;
+    let trainer = args.device.trainer(&config)?;
     progress.say(&describe(&config, &data, &args.device, &trainer));
+    let (ledger, restart_wanted) = (trainer.later_ledger(), trainer.restart_wanted());
+    let device = trainer.name(&args.device);
+    let backend = trainer.backend;
     let stop = Stop::listen().context("cannot listen for signals")?;
     let infer = |model: &model::ModelConfig, weights: Weights| args.device.writer(model, weights);
-    let (device, restart_wanted) = (trainer.name(&args.device), trainer.restart_wanted());
     let job = Job {
         config: &config,
         tokenizer: &tokenizer,
@@ -82,17 +90,23 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut observer = Observer { progress, board: board.context("cannot write TensorBoard files")? };
     let begin = Instant::now();
     let mut steps = 0;
-    let outcome = train::start(&mut trainer.backend, &job, &mut |event| observer.event(&event)).and_then(
-        |start: Start| {
-            train::train(&mut trainer.backend, &job, start, &mut |event| {
+    let mut backend = Timed::new(backend);
+    if args.profile.is_some() {
+        backend.record(MOST_SPANS);
+    }
+    let outcome =
+        train::start(&mut backend, &job, &mut |event| observer.event(&event)).and_then(|start: Start| {
+            train::train(&mut backend, &job, start, &mut |event| {
                 steps += u64::from(matches!(event, Event::Step(_)));
                 observer.event(&event);
             })
-        },
-    );
+        });
     observer.progress.finish();
-    if let Some(line) = trainer.ledger() {
+    if let Some(line) = ledger() {
         say(&line);
+    }
+    if let Some(file) = &args.profile {
+        say(&profiled(file, backend.spans(), &config, &args.device)?);
     }
     if !stop.asked()
         && let Some(reason) = restart::wanted(restart_wanted(), &outcome)
@@ -110,6 +124,14 @@ pub fn run(args: &Args, given: &ArgMatches) -> anyhow::Result<ExitCode> {
     say(&format!("done: {step} steps in {}; the model is {}", duration(begin.elapsed()), newest.display()));
     say(&format!("try:  rustane generate {} --prompt \"Once\"", dir.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The trace of a run, and where a step of it goes.
+fn profiled(file: &Path, spans: &[Span], config: &RunConfig, device: &DeviceArgs) -> anyhow::Result<String> {
+    let (label, train) = (device.label(), &config.train);
+    let (tokens, seq) = (train.batch * train.seq, train.seq);
+    let profile = Profile { spans, model: &config.model, tokens, seq, device: &label };
+    super::profile::write(file, &profile, &super::profile::machine(train.precision, device.threads())?)
 }
 
 /// Writes a file that is whole or absent at every moment, for a run may be killed at any.
@@ -144,7 +166,7 @@ fn describe(config: &RunConfig, data: &Dataset, device: &DeviceArgs, trainer: &T
         train.seq,
         device.label(),
         trainer.updates.as_ref().map_or(String::new(), |gpu| format!(", updates on {gpu}")),
-        trainer.memory.map_or(String::new(), |n| format!(", {} of memory", bytes(n)))
+        trainer.memory().map_or(String::new(), |n| format!(", {} of memory", bytes(n)))
     )
 }
 

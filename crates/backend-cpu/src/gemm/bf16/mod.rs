@@ -317,7 +317,13 @@ pub(super) const SCRATCH: usize =
 
 impl Packs {
     pub(super) fn new(isa: Isa) -> Result<Self, CpuError> {
-        Ok(Self { unit: Unit::new(isa), shared: Buffer::zeros("packed matrices", SHARED)? })
+        Ok(Self { unit: Unit::new(isa), shared: Buffer::zeros("packed operands", SHARED)? })
+    }
+
+    /// Bytes of the shared operand that a product writes. Those of packed weights share the left one.
+    pub(super) fn shared_bytes(&self, m: usize, n: usize, k: usize) -> usize {
+        let rows = m.min(n.next_multiple_of(V)).min(SHARED_ROWS);
+        4 * (rows * k.div_ceil(2)).min(self.shared.len())
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`. `run` gives each task [`SCRATCH`] numbers.

@@ -90,7 +90,7 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
     peak_memory::reset();
     let begin = Instant::now();
     let trainer = args.device.trainer(&config)?;
-    let predicted = trainer.memory.map(|reserved| foreseen(&config.model, reserved));
+    let predicted = trainer.memory().map(|reserved| foreseen(&config.model, reserved));
     let (ledger, counts) = (trainer.later_ledger(), trainer.later_counts());
     let settings = ForwardSettings {
         seq: config.train.seq,

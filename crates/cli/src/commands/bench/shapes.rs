@@ -108,7 +108,7 @@ impl Shape {
                 "--layers fit needs a device whose memory is known; give a number of layers".into(),
             )
         });
-        let [one, two] = [1, 2].map(|n| device.trainer(&self.slice(n)).map(|t| t.memory));
+        let [one, two] = [1, 2].map(|n| device.trainer(&self.slice(n)).map(|t| t.memory()));
         let (one, two) = (one?.ok_or_else(unknown)?, two?.ok_or_else(unknown)?);
         let free = available_memory().ok_or_else(unknown)?;
         // A twentieth is left to everything else.

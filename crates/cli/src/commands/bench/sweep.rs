@@ -165,7 +165,7 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
     let begin = Instant::now();
     let trainer = args.device.trainer(&config)?;
     let counts = trainer.later_counts();
-    let (ledger, predicted) = (trainer.later_ledger(), trainer.memory.map(|n| n + largest(&config.model)));
+    let (ledger, predicted) = (trainer.later_ledger(), trainer.memory().map(|n| n + largest(&config.model)));
     let settings = SweepSettings {
         seq: config.train.seq,
         steps: args.steps,

@@ -160,6 +160,9 @@ pub struct Args {
     /// Plan memory, open the data, make one step, write no run
     #[arg(long, help_heading = "Run")]
     pub(super) dry_run: bool,
+    /// Write a trace of the first steps, for https://ui.perfetto.dev, and print where a step's time goes
+    #[arg(long, value_name = "FILE", help_heading = "On the side")]
+    pub(super) profile: Option<PathBuf>,
     /// Print all settings with their origins, and end
     #[arg(long, help_heading = "Run")]
     pub(super) print_config: bool,
@@ -272,7 +275,8 @@ pub fn parse_state(text: &str) -> Result<OptimizerState, String> {
     word(text)
 }
 
-fn parse_optimizer(text: &str) -> Result<OptimizerKind, String> {
+/// Parses a value of `optimizer.kind`.
+pub fn parse_optimizer(text: &str) -> Result<OptimizerKind, String> {
     word(text)
 }
 
