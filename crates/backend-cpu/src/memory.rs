@@ -114,7 +114,7 @@ impl<T: Plain> Buffer<T> {
             return Ok(Self::default());
         }
         let size = size_of::<T>();
-        if footprint::counts(what, len as u64 * size as u64) {
+        if footprint::counts(what, (len as u64).saturating_mul(size as u64)) {
             return Ok(Self { memory: Vec::new(), start: 0, len });
         }
         let error = || CpuError::OutOfMemory { what, bytes: len as u128 * size as u128 };

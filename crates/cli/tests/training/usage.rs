@@ -8,7 +8,7 @@ use crate::lab::Lab;
 use crate::support::rustane;
 
 /// Every command that answers `--help`.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 45] = [
     "",
     "train",
     "generate",
@@ -34,6 +34,8 @@ const COMMANDS: [&str; 30] = [
     "bench forward",
     "bench compare",
     "bench submit",
+    "bench chips",
+    "plan",
     "exp",
     "exp run",
     "exp log",
