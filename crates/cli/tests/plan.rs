@@ -92,7 +92,12 @@ fn says_what_is_wrong_with_what_it_is_asked() {
         (&["plan", "--serve", "--train"], 2, "cannot be used with"),
         (&["plan", "--seq", "0"], 2, "`train.seq` is 0, wanted 1 to the 256 positions"),
         (&["plan", "--serve", "--context", "9999"], 2, "wanted 1 to the 256 positions"),
-        (&["plan", "--serve", "--device", "cpu", "--format", "q8_0"], 2, "needs a GPU"),
+        (
+            &["plan", "--serve", "--device", "cpu", "--format", "f16"],
+            2,
+            "the CPU does not hold weights as f16",
+        ),
+        (&["plan", "--serve", "--device", "ane", "--format", "q8_0"], 2, "is of the CPU and of GPUs"),
         (&["plan", "--device", "vulkan"], 5, "the GPU writes and does not train yet"),
         (&["plan", "--chip", "m4", "--optimizer-state", "q8"], 2, "--optimizer-state is of the CPU"),
         (&["plan", "--check", "31"], 2, "there are 30 configurations"),

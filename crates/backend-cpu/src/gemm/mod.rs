@@ -183,15 +183,11 @@ pub(crate) struct Gemm {
 impl Gemm {
     /// For these instructions, on the threads of `pool`.
     pub fn new(isa: Isa, precision: Precision, pool: &mut Pool) -> Result<Self, CpuError> {
-        if precision == Precision::Bf16 {
-            pool.reserve_scratch(bf16::SCRATCH)?;
-        }
+        let scratch = if precision == Precision::Bf16 { bf16::SCRATCH } else { 0 };
         #[cfg(target_arch = "x86_64")]
-        if isa.avx512() {
-            pool.reserve_scratch(avx512::SCRATCH)?;
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = pool;
+        let scratch = if isa.avx512() { scratch.max(avx512::SCRATCH) } else { scratch };
+        // At once: had a smaller one been freed, glibc would keep later pieces of its size for itself.
+        pool.reserve_scratch(scratch)?;
         Ok(Self {
             isa,
             #[cfg(target_arch = "x86_64")]
