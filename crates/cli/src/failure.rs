@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use engine::data::DataError;
 use engine::train::TrainError;
-use model::{FileError, TokenizerError};
+use model::{BoxError, FileError, TokenizerError};
 
 /// An error whose exit code is known where it is made.
 #[derive(Debug)]
@@ -49,6 +49,14 @@ impl std::fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// A boxed error as others are: `anyhow` does not look into the box, where the exit code may be.
+pub fn unboxed(error: BoxError) -> anyhow::Error {
+    match error.downcast::<Failure>() {
+        Ok(failure) => (*failure).into(),
+        Err(error) => anyhow::Error::from_boxed(error),
+    }
+}
 
 /// The file that a flag names must not be there yet: nothing of the user's is written over.
 pub fn absent(flag: &str, file: &Path) -> Result<(), Failure> {

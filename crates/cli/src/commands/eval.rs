@@ -16,7 +16,7 @@ use serde_json::json;
 use super::generate::{load, resolve};
 use super::train::{CONFIG, prepare};
 use crate::device::DeviceArgs;
-use crate::failure::{self, Failure};
+use crate::failure::{self, Failure, unboxed};
 use crate::progress::Progress;
 
 /// Flags of `rustane eval`.
@@ -121,8 +121,7 @@ fn write_logits(
     device: &DeviceArgs,
     loaded: &hf::Model,
 ) -> anyhow::Result<()> {
-    let mut writer =
-        device.writer(&loaded.config, loaded.weights.clone()).map_err(anyhow::Error::from_boxed)?;
+    let mut writer = device.writer(&loaded.config, loaded.weights.clone()).map_err(unboxed)?;
     let (kv, first) = writer.prefill(&tokens[..1])?;
     let mut logits = first.values;
     if tokens.len() > 1 {

@@ -10,7 +10,7 @@ use model::checkpoint::newest_model;
 use model::{Tokenizer, TokenizerError, hf};
 
 use crate::device::DeviceArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, unboxed};
 use crate::format::{Held, held};
 
 /// Flags of `rustane generate`.
@@ -86,10 +86,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ends: loaded.tokens.eos,
         ignore_eos: args.ignore_eos,
     };
-    let (mut writer, label) = args
-        .device
-        .writer_in(&loaded.config, loaded.weights, args.format)
-        .map_err(anyhow::Error::from_boxed)?;
+    let (mut writer, label) =
+        args.device.writer_in(&loaded.config, loaded.weights, args.format).map_err(unboxed)?;
     let mut out = std::io::stdout();
     let mut show = |text: &str| out.write_all(text.as_bytes()).and_then(|()| out.flush());
     // A closed pipe is no fault: the reader has enough.

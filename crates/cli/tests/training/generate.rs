@@ -82,10 +82,12 @@ fn decoding_is_measured_with_its_kernels() {
     let ran = lab.run(&[&shape[..], &short, &["--json"]].concat());
     assert_eq!(ran.code, 0, "{}", ran.err);
     let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
-    assert_eq!(report["format"], "q4_0");
+    let device = &report["details"]["device"];
+    assert_eq!(device["format"], "q4_0");
     let number = |value: &serde_json::Value| value.as_f64().unwrap_or_default();
-    assert!(number(&report["tok_per_s"]) > 0.0 && number(&report["ceiling_gb_per_s"]) > 0.0);
-    let kernels = report["cpu_kernels"].as_array().unwrap();
+    let token = &report["cases"][0];
+    assert!(number(&token["details"]["tok_per_s"]) > 0.0 && number(&device["ceiling_gb_per_s"]) > 0.0);
+    let kernels = device["cpu_kernels"].as_array().unwrap();
     let names: Vec<_> = kernels.iter().map(|k| k["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["qkv", "o", "gate, up", "down", "head", "attention"]);
     assert!(kernels.iter().all(|k| number(&k["us"]) > 0.0 && number(&k["mb"]) > 0.0));

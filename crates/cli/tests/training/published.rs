@@ -91,7 +91,6 @@ fn what_cannot_run_is_refused() {
         (&["sweep", "--shape", "100,200,3,64"], "DIM a multiple of 128"),
         (&["sweep", "--config", "tiny", "--layers", "0"], "wanted a number above 0, or `fit`"),
         (&["sweep", "--config", "tiny", "--steps", "0", "--timed", "0"], "wanted at least 1 of either"),
-        (&["sweep", "--config", "tiny", "--layers", "fit", "--device", "ane"], "give a number of layers"),
         (&["forward", "--config", "tiny", "--timed", "0"], "--timed is 0, wanted at least 1"),
         (&["sweep", "--config", "tiny", "--device", "metal"], "does not train yet"),
     ] {

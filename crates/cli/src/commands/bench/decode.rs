@@ -18,7 +18,7 @@ use serde_json::json;
 use super::output::{Measurement, OutputArgs};
 use crate::commands::presets;
 use crate::device::DeviceArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, unboxed};
 use crate::format::{Held, held};
 use crate::gpu;
 
@@ -186,14 +186,12 @@ fn on_host(
     let format = args.format.unwrap_or(Held::F32);
     let weights = || Weights::init(config, 1);
     if !args.device.is_cpu()? {
-        let (mut writer, label) =
-            args.device.writer_in(config, weights(), args.format).map_err(anyhow::Error::from_boxed)?;
+        let (mut writer, label) = args.device.writer_in(config, weights(), args.format).map_err(unboxed)?;
         let report = bench::decode(&mut *writer, settings)?;
         let extra = json!({ "device": label, "format": format.to_string() });
         return show(args, measurement, &report, extra, None);
     }
-    let mut writer =
-        args.device.cpu_writer(config, weights(), args.format).map_err(anyhow::Error::from_boxed)?;
+    let mut writer = args.device.cpu_writer(config, weights(), args.format).map_err(unboxed)?;
     // Before and after: another program may be reading at the moment.
     let ceiling = || probe::memory_bandwidth(args.device.threads());
     let before = ceiling()?;
