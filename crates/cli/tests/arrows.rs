@@ -26,9 +26,12 @@ const UNSAFE: [&str; 4] = ["ane-bridge", "backend-cpu", "backend-cuda", "fake-an
 /// Crates that deny unsafe code but for one file: wgpu trusts a kernel only through an unsafe call.
 const UNSAFE_FILE: [(&str, &str); 1] = [("metal-decode", "src/trusted.rs")];
 /// Files that differ by operating system: all of `ane-bridge`, and these.
-const BY_SYSTEM: [&str; 3] = [
+const BY_SYSTEM: [&str; 5] = [
     "crates/ane-bridge/",
     "crates/backend-cpu/src/gemm/accelerate.rs",
+    "crates/backend-cpu/src/kernels/accelerate.rs",
+    // Linux wants to be asked before it keeps the tiles of a process.
+    "crates/backend-cpu/src/gemm/amx.rs",
     // Advice about huge pages, which Linux alone takes.
     "crates/backend-cpu/src/memory.rs",
 ];

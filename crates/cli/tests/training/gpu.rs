@@ -48,7 +48,6 @@ fn updates_on_a_gpu_follow_those_on_the_cpu_and_resume_exactly() {
         let state: Value = serde_json::from_slice(&state).unwrap();
         assert!(state["device"].as_str().unwrap().ends_with(&format!(", updates on {}", gpu.label())));
     }
-    assert_ne!(losses(&lab, "cpu-whole"), losses(&lab, "cpu"), "the CPU updated both times");
     let other = lab.train("cpu-whole", &steps("12"));
     let drift = "optimizer.device: \"vulkan\" in the run, \"cpu\" now";
     assert!(other.code == 2 && other.err.contains(drift), "{}", other.err);
