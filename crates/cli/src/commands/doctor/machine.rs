@@ -34,17 +34,16 @@ pub fn processor() -> String {
 pub fn chip() -> Option<String> {
     let info = read("/proc/cpuinfo").unwrap_or_default();
     let name = field(&info, "model name").or_else(|| field(&info, "Hardware"));
-    name.map(str::to_owned).or_else(|| apple("/usr/sbin/sysctl", &["-n", "machdep.cpu.brand_string"]))
+    name.map(str::to_owned).or_else(|| Some(ane_bridge::apple::machine()?.chip))
 }
 
 /// Memory of a Mac.
 pub fn apple_memory() -> Option<u64> {
-    apple("/usr/sbin/sysctl", &["-n", "hw.memsize"])?.parse().ok()
+    Some(ane_bridge::apple::machine()?.memory)
 }
 
 /// What a program of macOS prints; nothing where there is none.
 fn apple(program: &str, args: &[&str]) -> Option<String> {
-    // Linux has a sysctl too, which knows other names.
     if !Path::new("/System/Library/CoreServices/SystemVersion.plist").exists() {
         return None;
     }
@@ -55,8 +54,8 @@ fn apple(program: &str, args: &[&str]) -> Option<String> {
 
 /// `mains` or `battery`.
 pub fn power_source() -> Option<String> {
-    if let Some(text) = apple("/usr/bin/pmset", &["-g", "batt"]) {
-        return Some(if text.contains("Battery Power") { "battery" } else { "mains" }.to_owned());
+    if let Some(source) = ane_bridge::apple::machine().and_then(|mac| mac.power) {
+        return Some(if source == "Battery Power" { "battery" } else { "mains" }.to_owned());
     }
     power_supply(Path::new("/sys/class/power_supply"))
 }
