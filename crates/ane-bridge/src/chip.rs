@@ -8,6 +8,8 @@
 
 use mil::verify::{Family, Limits, Target};
 
+use crate::measured;
+
 use Evidence::{Measured, Scaled};
 use Family::{M1, M2, M3, M4, M5};
 
@@ -191,7 +193,9 @@ impl Chip {
 
     /// What programs for this chip are verified for, in a fresh process.
     pub fn target(&self) -> Target {
-        Target::new(self.family)
+        let assumed = Target::new(self.family);
+        let measured = measured::Measured::of(self.name).and_then(measured::Measured::slice_clamp);
+        Target { slice_clamp: measured.unwrap_or(assumed.slice_clamp), ..assumed }
     }
 }
 

@@ -19,6 +19,7 @@ pub mod apple;
 pub mod chip;
 pub mod clock;
 pub mod lab;
+pub mod measured;
 pub mod predict;
 mod virtual_ane;
 

@@ -98,7 +98,7 @@ fn results_are_the_evaluators() {
         bench.fill();
         bench.request().run().unwrap();
 
-        let dense = mil::eval::Settings { arithmetic, rows: Rows::Dense, count_flushed: true };
+        let dense = mil::eval::Settings { arithmetic, rows: Rows::Dense, ..mil::eval::Settings::default() };
         let mut plan = Plan::new(&program, dense).unwrap();
         let x: Vec<f16> = values(tokens * dim, 0).into_iter().map(f16::from_f32).collect();
         let w: Vec<f16> = values(dim * out, 1).into_iter().map(f16::from_f32).collect();
@@ -203,7 +203,7 @@ fn a_program_for_another_family_does_not_compile() {
     let program = product(&Target::new(Family::M1), 32, 64, 32);
     let refused = device.compile("p", &program).unwrap_err();
     assert!(matches!(refused, CompileError::Family { found: Family::M1, wanted: Family::M4, .. }));
-    let m1 = VirtualAne::new(Settings { chip: Chip::find("M1").unwrap(), ..Settings::default() });
+    let m1 = VirtualAne::new(Settings::of(Chip::find("M1").unwrap()));
     assert!(m1.compile("p", &program).is_ok());
     assert_eq!(m1.label(), "virtual ANE (M1)");
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ane_bridge::{Device, Executable, Layout, Request, RunError, Surface};
-use mil::{Target, Verified, verify};
+use mil::{Verified, verify};
 
 use crate::care::{Monitor, Watch};
 use crate::dims::Dims;
@@ -187,7 +187,7 @@ impl<D: AneDevice> Programs<D> {
         }
         let (dims, choices) = (self.plan.dims(&self.dims, kernel), self.choices(variant));
         let packing = kernel.packing(&dims, &choices);
-        let target = Target::new(self.device.chip().family);
+        let target = self.device.chip().target();
         let verified = verify(kernel.program(&dims, &choices), &target).map_err(|faults| {
             let faults = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             AneError::Rules { kernel: kernel.name(), faults }

@@ -15,7 +15,7 @@ use ane_bridge::{
     VirtualAne,
 };
 use mil::eval::{Host, Mat};
-use mil::{Program, Target, verify};
+use mil::{Program, verify};
 use serde::Serialize;
 
 use crate::statistics::median;
@@ -87,7 +87,7 @@ pub fn mil_kernels(
     let products = Arc::new(Recorder::new(settings.host.clone()));
     let chip = settings.chip;
     let device = VirtualAne::new(Settings { host: products.clone(), ..settings });
-    let target = Target::new(chip.family);
+    let target = chip.target();
     let start = Instant::now();
     let mut executables = Vec::with_capacity(programs.len());
     for (name, program) in programs {

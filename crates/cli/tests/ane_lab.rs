@@ -81,12 +81,15 @@ fn reports_of_macs_become_tables_and_a_list_of_what_they_refute() {
     let rules = include_str!("../../../docs/ane-rules.md");
     fs::write(path("rules.md"), rules).unwrap();
     let agrees = r#"[{"question": 8, "verdict": "64 bytes", "assumed": "64 bytes"},
-                     {"question": 19, "verdict": "kept", "assumed": "kept"}]"#;
+                     {"question": 19, "verdict": "kept", "assumed": "kept"},
+                     {"question": 24, "verdict": "127", "assumed": "110"}]"#;
     let differs = r#"[{"question": 8, "verdict": "packed", "assumed": "64 bytes"},
                       {"question": 13, "verdict": null, "failed": "no answer within 120 s"}]"#;
     fs::write(path("one.json"), mac("M4 Max", agrees)).unwrap();
     fs::write(path("two.json"), mac("M5", differs)).unwrap();
-    let merge = ["ane", "lab", "merge", "one.json", "two.json", "--rules", "rules.md"];
+    fs::create_dir(path("measured")).unwrap();
+    let merge =
+        ["ane", "lab", "merge", "one.json", "two.json", "--rules", "rules.md", "--measured", "measured"];
     let ran = rustane(dir.path(), &merge);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let page = fs::read_to_string(path("rules.md")).unwrap();
@@ -117,9 +120,23 @@ fn reports_of_macs_become_tables_and_a_list_of_what_they_refute() {
     assert_eq!(prose(&page), prose(rules));
     assert_eq!(rustane(dir.path(), &merge).code, 0);
     assert_eq!(fs::read_to_string(path("rules.md")).unwrap(), page);
-    let ran = rustane(dir.path(), &["ane", "lab", "merge", "one.json", "--rules", "rules.md"]);
-    assert!(ran.out.ends_with("every answer is the one that the model assumes\n"), "{}", ran.out);
+    let one = ["ane", "lab", "merge", "one.json", "--rules", "rules.md", "--measured", "measured"];
+    let ran = rustane(dir.path(), &one);
+    // A number that the virtual device takes over needs no hand.
+    assert!(
+        ran.out.ends_with(&format!(
+            "refuted: 24. How many programs may a process have loaded?\n  {m4}: 127; the model has 110, until rustane is \
+             built again\n"
+        )),
+        "{}",
+        ran.out
+    );
+    let table = fs::read_to_string(path("measured/table.rs")).unwrap();
+    assert!(table.contains("chip: \"M4 Max\"") && table.contains("(24, \"127\"),"), "{table}");
     assert!(!fs::read_to_string(path("rules.md")).unwrap().contains("M5, macOS 26.3"));
+    fs::write(path("one.json"), mac("M4 Max", &agrees.replace("127", "110"))).unwrap();
+    let ran = rustane(dir.path(), &one);
+    assert!(ran.out.ends_with("every answer is the one that the model assumes\n"), "{}", ran.out);
 }
 
 #[test]
@@ -127,7 +144,8 @@ fn damaged_reports_and_pages_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let rules = include_str!("../../../docs/ane-rules.md");
     let good = mac("M4 Max", r#"[{"question": 8, "verdict": "packed", "assumed": "64 bytes"}]"#);
-    let merge = ["ane", "lab", "merge", "mac.json", "--rules", "rules.md"];
+    fs::create_dir(dir.path().join("measured")).unwrap();
+    let merge = ["ane", "lab", "merge", "mac.json", "--rules", "rules.md", "--measured", "measured"];
     for (report, said) in [
         (good[..good.len() / 2].to_owned(), "is no report of `rustane ane lab`"),
         (good.replace("\"lab\": 1", "\"lab\": 9"), "version 9, wanted 1"),
@@ -146,7 +164,7 @@ fn damaged_reports_and_pages_change_nothing() {
         fs::write(dir.path().join("rules.md"), rules).unwrap();
         fs::write(dir.path().join("mac.json"), report).unwrap();
         let ran = if said.is_empty() {
-            let ran = rustane(dir.path(), &[&merge[..], &["--tables", "t"]].concat());
+            let ran = rustane(dir.path(), &merge);
             assert!(ran.err.contains("wanted 262144 hexadecimal digits"), "{}", ran.err);
             ran
         } else {
@@ -154,6 +172,7 @@ fn damaged_reports_and_pages_change_nothing() {
         };
         assert!(ran.code != 0 && ran.err.contains(said), "{said}: {}", ran.err);
         assert_eq!(fs::read_to_string(dir.path().join("rules.md")).unwrap(), rules, "{said}");
+        assert_eq!(fs::read_dir(dir.path().join("measured")).unwrap().count(), 0, "{said}");
     }
     fs::write(dir.path().join("mac.json"), &good).unwrap();
     for missing in ["<!-- end of rules -->", "<!-- end of answers -->"] {

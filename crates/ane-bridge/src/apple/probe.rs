@@ -14,8 +14,8 @@
 
 use std::fmt;
 
-use mil::eval::{Arithmetic, Plan, Rows, Slice, SliceMut};
-use mil::{Builder, DType, Program, Target, verify};
+use mil::eval::{Arithmetic, Plan, Slice, SliceMut};
+use mil::{Builder, DType, Program, verify};
 
 use super::{AppleAne, OpenError, Route, Settings};
 use crate::device::{Device, Executable, Request};
@@ -186,7 +186,7 @@ fn values(len: usize, seed: usize) -> Vec<f32> {
 /// Runs the program on a device and compares its results with the evaluator's.
 fn run(device: &AppleAne) -> Result<String, Fault> {
     let [rows, inner, columns] = EXTENTS;
-    let verified = verify(program(), &Target::new(device.chip().family))
+    let verified = verify(program(), &device.chip().target())
         .expect("the program of the examination keeps the rules of every chip");
     let executable = device.compile("probe", &verified)?;
     let (x, w) = (values(rows * inner, 0), values(inner * columns, 3));
@@ -221,8 +221,7 @@ fn run(device: &AppleAne) -> Result<String, Fault> {
 
 /// The program's outputs by the evaluator.
 fn evaluated(program: &mil::Verified, inputs: [&[f32]; 2]) -> [Vec<f32>; 2] {
-    let settings =
-        mil::eval::Settings { arithmetic: Arithmetic::Exact, rows: Rows::Dense, count_flushed: false };
+    let settings = mil::eval::Settings { arithmetic: Arithmetic::Exact, ..mil::eval::Settings::default() };
     let mut plan = Plan::new(program, settings).expect("the evaluator has every operation of the program");
     let to_half = |values: &[f32]| values.iter().map(|&v| half::f16::from_f32(v)).collect::<Vec<_>>();
     let inputs = inputs.map(to_half);

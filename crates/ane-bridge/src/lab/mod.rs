@@ -18,8 +18,10 @@ use mil::verify::Family;
 
 use crate::apple::{self, AppleAne, Budget, Route};
 use crate::bare::Bare;
+use crate::chip::Chip;
 use crate::error::{CompileError, RunError};
 use crate::ledger::Entry;
+use crate::measured::Measured;
 use crate::surface::SurfaceError;
 use crate::virtual_ane::{Settings, VirtualAne};
 use mil::eval::Arithmetic;
@@ -46,12 +48,16 @@ enum Assumes {
 }
 
 impl Question {
-    /// The verdict that our model assumes for a chip family.
-    pub fn assumed(&self, family: Family) -> &'static str {
+    /// The verdict that our model has for a chip: what one gave where the model takes it over, else what
+    /// its family is assumed to do.
+    pub fn assumed(&self, chip: &Chip) -> &'static str {
+        if let Some(verdict) = Measured::of(chip.name).and_then(|measured| measured.answer(self.number)) {
+            return verdict;
+        }
         match self.assumes {
             Assumes::Always(verdict) => verdict,
             Assumes::From(first, older, newer) => {
-                if family < first {
+                if chip.family < first {
                     older
                 } else {
                     newer
@@ -145,13 +151,13 @@ impl Subject for Hardware {
 }
 
 /// The virtual device of a chip, with its limits.
-pub struct Virtual(pub &'static crate::Chip);
+pub struct Virtual(pub &'static Chip);
 
 impl Subject for Virtual {
     type Device = VirtualAne;
 
     fn open(&self, _: Route) -> Result<VirtualAne, LabError> {
-        let settings = Settings { chip: self.0, arithmetic: Arithmetic::Exact, ..Settings::default() };
+        let settings = Settings { arithmetic: Arithmetic::Exact, ..Settings::of(self.0) };
         Ok(VirtualAne::new(settings))
     }
 

@@ -1,7 +1,7 @@
 //! A program on a device with its surfaces, and the same program by the evaluator.
 
 use half::f16;
-use mil::eval::{Arithmetic, Plan, Rows, Settings, Slice, SliceMut};
+use mil::eval::{Arithmetic, Plan, Settings, Slice, SliceMut};
 use mil::{Builder, DType, Program, Target, Verified, Weights, verify};
 
 use super::LabError;
@@ -14,7 +14,7 @@ pub type Tensors = Vec<Vec<f32>>;
 
 /// Verifies a program of ours for a device. Rows may have any width: the lab lays them out.
 pub fn checked(device: &impl Device, program: Program) -> Verified {
-    let target = Target { padded_rows: true, ..Target::new(device.chip().family) };
+    let target = Target { padded_rows: true, ..device.chip().target() };
     verify(program, &target).unwrap_or_else(|found| panic!("a program of the lab breaks rules: {found:?}"))
 }
 
@@ -117,7 +117,7 @@ pub fn run_once<D: Device>(
 
 /// What the evaluator gives for a program whose inputs and outputs are fp16.
 pub fn evaluate(program: &Verified, arithmetic: Arithmetic, inputs: &[Vec<f32>]) -> Tensors {
-    let settings = Settings { arithmetic, rows: Rows::Dense, count_flushed: false };
+    let settings = Settings { arithmetic, ..Settings::default() };
     let mut plan = Plan::new(program, settings).expect("the evaluator has the operations of the lab");
     let given: Vec<Vec<f16>> = inputs.iter().map(|values| halves(values)).collect();
     let given: Vec<Slice<'_>> = given.iter().map(|values| Slice::F16(values)).collect();

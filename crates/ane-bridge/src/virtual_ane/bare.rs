@@ -25,7 +25,7 @@ impl Bare for VirtualAne {
     fn load(&self, text: &str, weights: &Weights, _offset: u64) -> Result<VirtualBare, CompileError> {
         let rejected = |reason| CompileError::Rejected { program: NAME.into(), reason };
         let program = parse(text).map_err(|error| rejected(error.to_string()))?;
-        let target = Target { padded_rows: true, any_order: true, ..Target::new(self.chip().family) };
+        let target = Target { padded_rows: true, any_order: true, ..self.chip().target() };
         let verified = verify(program.with_weights(weights.clone()), &target)
             .map_err(|found| rejected(found.first().map(ToString::to_string).unwrap_or_default()))?;
         Ok(VirtualBare(self.compile(NAME, &verified)?))

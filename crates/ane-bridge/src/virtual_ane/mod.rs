@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use mil::Verified;
-use mil::eval::{Arithmetic, Host, Mat, Plan, Rows, Slice, SliceMut};
+use mil::eval::{Arithmetic, Host, Mat, Plan, Rows, Slice, SliceMut, Table};
 use smallvec::SmallVec;
 
 use crate::chip::Chip;
@@ -23,6 +23,7 @@ use crate::clock;
 use crate::device::{Device, Executable, Port, Request, arrange, distinct};
 use crate::error::{BindError, CompileError, RunError, Status};
 use crate::ledger::Ledger;
+use crate::measured::Measured;
 use crate::surface::{Layout, ReadGuard, Surface, SurfaceError, WriteGuard};
 
 pub use bare::VirtualBare;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub compile_budget: Option<u32>,
     /// Programs loaded at once. Default 110; 110 to 128 were seen (ANEForge, docs/dispatch.md).
     pub load_limit: u32,
+    /// Elementary functions whose results were measured on the chip.
+    pub tables: &'static [Table],
     /// Faults to inject.
     pub faults: Faults,
     /// The f32 product of [`Arithmetic::Fast`], and the threads.
@@ -52,14 +55,36 @@ pub struct Settings {
 impl Default for Settings {
     /// An M4 Max with the fast arithmetic.
     fn default() -> Self {
-        Self {
-            chip: Chip::M4_MAX,
+        Self::of(Chip::M4_MAX)
+    }
+}
+
+impl Settings {
+    /// A chip with the fast arithmetic, and with what was measured on it in place of what is assumed.
+    pub fn of(chip: &'static Chip) -> Self {
+        let assumed = Self {
+            chip,
             arithmetic: Arithmetic::Fast,
             count_flushed: true,
             compile_budget: Some(119),
             load_limit: 110,
+            tables: &[],
             faults: Faults::default(),
             host: Arc::new(Threads),
+        };
+        match Measured::of(chip.name) {
+            Some(measured) => assumed.with(measured),
+            None => assumed,
+        }
+    }
+
+    /// These settings with what was measured.
+    pub fn with(self, measured: &Measured) -> Self {
+        Self {
+            compile_budget: measured.compile_budget().unwrap_or(self.compile_budget),
+            load_limit: measured.load_limit().unwrap_or(self.load_limit),
+            tables: measured.tables,
+            ..self
         }
     }
 }
@@ -191,6 +216,7 @@ impl Device for VirtualAne {
             arithmetic: settings.arithmetic,
             rows: Rows::Pitched,
             count_flushed: settings.count_flushed,
+            tables: settings.tables,
         };
         let plan = Plan::of(program, &function.name, plan_settings)
             .map_err(|source| CompileError::Plan { program: name.into(), source })?

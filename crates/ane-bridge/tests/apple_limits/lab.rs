@@ -2,7 +2,7 @@
 
 use ane_bridge::apple::{Route, Settings};
 use ane_bridge::lab::{LabError, Question, Subject, ask};
-use ane_bridge::{AppleAne, Entry};
+use ane_bridge::{AppleAne, Chip, Entry};
 
 use crate::alone;
 use crate::support::settings;
@@ -35,7 +35,7 @@ fn the_bridges_own_calls_answer() {
     for number in [4, 8, 9, 14, 15, 17, 18, 22, 23] {
         let question = Question::find(number).unwrap();
         let answer = ask(&Fake, number, &temporary).unwrap();
-        assert_eq!(answer.verdict, question.assumed(mil::verify::Family::M4), "{number}: {}", answer.detail);
+        assert_eq!(answer.verdict, question.assumed(Chip::M4_MAX), "{number}: {}", answer.detail);
         if number == 22 {
             for said in ["loadModelNewInstance:options:modelInstParams:qos:error:", "no instance is made"] {
                 assert!(answer.detail.contains(said), "{}", answer.detail);

@@ -114,7 +114,8 @@ pub fn run_staged(
     parts: &Parts,
 ) -> Parts {
     let verified = verify(program, &Target::default()).unwrap_or_else(|faults| panic!("{faults:?}"));
-    let settings = eval::Settings { arithmetic, rows: eval::Rows::Pitched, count_flushed: false };
+    let settings =
+        eval::Settings { arithmetic, rows: eval::Rows::Pitched, count_flushed: false, tables: &[] };
     let mut plan = eval::Plan::new(&verified, settings).expect("every operation has an evaluator");
     let mut inputs: Vec<Vec<f16>> =
         packing.inputs.iter().map(|p| vec![f16::ZERO; p.channels * p.width]).collect();

@@ -3,6 +3,7 @@
 mod lab;
 mod merge;
 mod report;
+mod table;
 
 use std::process::ExitCode;
 

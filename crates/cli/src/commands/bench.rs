@@ -148,7 +148,7 @@ fn kernels(args: &KernelsArgs) -> anyhow::Result<ExitCode> {
     config.model.max_seq = config.model.max_seq.max(args.seq);
     config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
     let block = Dims::new(&config.model, args.seq);
-    let limits = mil::Target::new(args.device.virtual_chip().family).limits();
+    let limits = args.device.virtual_chip().limits();
     let plan = Plan::new(args.seq, 1).fit(&block, &limits)?;
     let make = |kernel: backend_ane::kernels::Kernel| {
         let (dims, choices) = (plan.dims(&block, kernel), plan.choices);

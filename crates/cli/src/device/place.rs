@@ -110,7 +110,7 @@ impl DeviceArgs {
 
     /// The virtual Neural Engine that commands use.
     pub fn virtual_ane_settings(&self) -> Settings {
-        Settings { chip: self.virtual_chip(), count_flushed: false, ..Settings::default() }
+        Settings { count_flushed: false, ..Settings::of(self.virtual_chip()) }
     }
 
     /// What `auto` comes to on this machine: bf16 where the processor multiplies in it.

@@ -3,7 +3,7 @@
 use half::f16;
 use pulp::Arch;
 
-use super::plan::{Node, Operand, Plan, PlanError, Port, Rows, Settings, Source, Target};
+use super::plan::{Node, Operand, Plan, PlanError, Port, Rows, Settings, Source, Table, Target};
 use super::{
     Buf, Env, Io, Kernel, Layout, Lower, MAX_RANK, SimdGemm, Stats, TASK, map, parts, store_exact, with_lines,
 };
@@ -85,7 +85,7 @@ impl<'a> Compiler<'a> {
             inputs.push(port);
         }
         for (i, op) in function.ops().iter().enumerate() {
-            self.lower(i, Call { function, op })?;
+            self.lower(i, Call { function, op }, settings.tables)?;
         }
         let outputs = function.outputs().iter().map(|&id| {
             let value = function.value(id);
@@ -119,12 +119,15 @@ impl<'a> Compiler<'a> {
         Ok(Plan { inputs, outputs, nodes: self.nodes, slots: self.slots, lens: self.lens, env })
     }
 
-    fn lower(&mut self, i: usize, call: Call<'a>) -> Result<(), PlanError> {
+    fn lower(&mut self, i: usize, call: Call<'a>, tables: &[Table]) -> Result<(), PlanError> {
         let results = &call.op.results;
         let name = || self.function.value(results[0]).name.clone();
         let missing = || PlanError::NoEvaluator { op: call.op.op.as_str().to_string(), value: name() };
         let def = call.op.op.def().ok_or_else(missing)?;
-        match (def.lower)(&call) {
+        let fp16 = results.len() == 1 && call.result(0).dtype == DType::Fp16;
+        let table = tables.iter().find(|table| fp16 && table.op == call.op.op.as_str());
+        let lower = table.map_or_else(|| (def.lower)(&call), |table| table.lower());
+        match lower {
             Lower::Missing => Err(missing()),
             Lower::Constant => {
                 let literal = call.op.constant().ok_or_else(missing)?;

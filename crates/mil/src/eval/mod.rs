@@ -33,7 +33,7 @@ use pulp::Arch;
 
 pub use gemm::{Mat, SimdGemm};
 pub use host::Host;
-pub use plan::{Plan, PlanError, Port, Rows, RunError, Settings, SliceMut};
+pub use plan::{Plan, PlanError, Port, Rows, RunError, Settings, SliceMut, Table};
 pub use round::MAC_LIMIT;
 pub use stats::Stats;
 pub use view::{Layout, Slice, View};

@@ -3,7 +3,8 @@
 use half::f16;
 
 use super::compile::Compiler;
-use super::{Arithmetic, Buf, Env, Host, Io, Kernel, Layout, Slice, Stats, View};
+use super::map::unary;
+use super::{Arithmetic, Buf, Env, Host, Io, Kernel, Layout, Lower, Slice, Stats, View};
 use crate::types::{DType, TensorType};
 use crate::verify::Verified;
 
@@ -16,11 +17,31 @@ pub struct Settings {
     pub rows: Rows,
     /// Count flushed products too ([`Stats::flushed`]); costs a few percent of a run.
     pub count_flushed: bool,
+    /// Elementary functions whose results were measured; the others are computed.
+    pub tables: &'static [Table],
+}
+
+/// What hardware gives for an operation of one fp16 operand.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// The operation: `exp`, `sigmoid`, `tanh` or another of one operand without parameters.
+    pub op: &'static str,
+    /// 65,536 fp16 results, little-endian, in the order of the inputs' bits: 131,072 bytes.
+    pub results: &'static [u8],
+}
+
+impl Table {
+    pub(super) fn lower(self) -> Lower {
+        unary(move |x| {
+            let at = 2 * usize::from(f16::from_f32(x).to_bits());
+            f16::from_le_bytes([self.results[at], self.results[at + 1]]).to_f32()
+        })
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { arithmetic: Arithmetic::Fast, rows: Rows::Dense, count_flushed: true }
+        Self { arithmetic: Arithmetic::Fast, rows: Rows::Dense, count_flushed: true, tables: &[] }
     }
 }
 

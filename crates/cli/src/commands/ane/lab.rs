@@ -102,13 +102,13 @@ fn about<S: Subject>(subject: &S, hardware: bool) -> Result<Report, LabError> {
 }
 
 fn answer<S: Subject>(subject: &S, question: &Question) -> Outcome {
-    let family = match subject.open(Route::Daemon) {
-        Ok(device) => device.chip().family,
+    let chip = match subject.open(Route::Daemon) {
+        Ok(device) => device.chip(),
         Err(error) => return Outcome::failed(question.number, error.to_string()),
     };
     let start = Instant::now();
     match lab::ask(subject, question.number, &std::env::temp_dir()) {
-        Ok(answer) => Outcome::answered(question, family, answer, start.elapsed()),
+        Ok(answer) => Outcome::answered(question, chip, answer, start.elapsed()),
         Err(error) => Outcome::failed(question.number, format!("{:#}", anyhow::Error::from(error))),
     }
 }

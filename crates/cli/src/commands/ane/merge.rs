@@ -1,8 +1,8 @@
 //! `rustane ane lab merge`: what Macs answered, as a table in the page of rules, behind the evidence of
-//! each rule, as files of numbers, and as a list of what in our model it refutes.
+//! each rule, in the table from which virtual devices are made, and as a list of what it refutes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ane_bridge::Chip;
@@ -10,6 +10,7 @@ use ane_bridge::lab::{QUESTIONS, Question};
 use anyhow::Context;
 
 use super::report::{Outcome, Report};
+use super::table::Table;
 use crate::failure::Failure;
 
 /// Flags of `rustane ane lab merge`.
@@ -21,9 +22,9 @@ pub struct Args {
     /// The page to change
     #[arg(long, default_value = "docs/ane-rules.md", value_name = "FILE")]
     rules: PathBuf,
-    /// Folder for tables of operations whose results are not the evaluator's
-    #[arg(long, value_name = "DIR")]
-    tables: Option<PathBuf>,
+    /// The folder of what the model takes over from Macs
+    #[arg(long, default_value = "crates/ane-bridge/src/measured", value_name = "DIR")]
+    measured: PathBuf,
 }
 
 /// The lines between which something of the page is ours.
@@ -58,15 +59,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let page = std::fs::read_to_string(&args.rules).with_context(|| format!("cannot read {name}"))?;
     let page = RULES.replace(&page, |table| evidence(table, &reports))?;
     let page = ANSWERS.replace(&page, |_| section(&reports))?;
-    // Before the page, so that a damaged table leaves it as it was.
-    if let Some(folder) = &args.tables {
-        for path in write_tables(&reports, folder)? {
-            println!("{}", path.display());
-        }
+    // Made before anything is written, so that a damaged table changes nothing.
+    let table = Table::new(&reports)?;
+    for path in table.write(&args.measured)? {
+        println!("{}", path.display());
     }
     std::fs::write(&args.rules, page).with_context(|| format!("cannot write {name}"))?;
     println!("{name}: answers of {} reports", reports.len());
-    print!("{}", refuted(&reports));
+    print!("{}", refuted(&reports, &table));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,7 +85,7 @@ impl Section {
 /// What the model assumes now for the chip of a report; for a chip that it does not know, what the report
 /// says that it assumed.
 fn assumed<'a>(question: &Question, report: &Report, outcome: &'a Outcome) -> &'a str {
-    Chip::find(&report.chip).map_or(outcome.assumed.as_str(), |chip| question.assumed(chip.family))
+    Chip::find(&report.chip).map_or(outcome.assumed.as_str(), |chip| question.assumed(chip))
 }
 
 /// Answers to a question, each with whether it is the assumed one.
@@ -134,23 +134,30 @@ fn answered(rule: &str, reports: &[Report]) -> Vec<String> {
     found
 }
 
-/// The answers that our model does not give, and where it has its own.
-fn refuted(reports: &[Report]) -> String {
+/// The answers that our model does not give: those that it has taken over, and where the others are
+/// changed by hand.
+fn refuted(reports: &[Report], table: &Table) -> String {
     let mut text = String::new();
     for question in QUESTIONS {
-        let mut of = answers(question, reports).filter(|(.., same)| !same).peekable();
-        if of.peek().is_none() {
+        let of: Vec<_> = answers(question, reports).filter(|(.., same)| !same).collect();
+        if of.is_empty() {
             continue;
         }
         text += &format!("refuted: {}. {}\n", question.number, question.asks);
+        let mut by_hand = false;
         for (report, outcome, verdict, _) in of {
             let assumed = assumed(question, report, outcome);
-            text += &format!("  {}: {verdict}; the model has {assumed}\n", machine(report));
+            text += &format!("  {}: {verdict}; the model has {assumed}", machine(report));
+            let taken = table.has(report, question.number);
+            text += if taken { ", until rustane is built again\n" } else { "\n" };
+            by_hand |= !taken;
         }
-        for (file, word) in question.model {
-            text += &format!("  change {file}, `{word}`\n");
+        if by_hand {
+            for (file, word) in question.model {
+                text += &format!("  change {file}, `{word}`\n");
+            }
+            text += &format!("  then crates/ane-bridge/src/lab/mod.rs, question {}\n", question.number);
         }
-        text += &format!("  then crates/ane-bridge/src/lab/mod.rs, question {}\n", question.number);
     }
     if text.is_empty() { "every answer is the one that the model assumes\n".into() } else { text }
 }
@@ -213,33 +220,6 @@ fn row(question: &Question, reports: &[Report]) -> String {
     )
 }
 
-/// One file per chip and operation: 65,536 fp16 results, little-endian, in the order of the inputs' bits.
-fn write_tables(reports: &[Report], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    const DIGITS: usize = 4 * 65_536;
-    let mut written = Vec::new();
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for report in reports {
-        let chip = report.chip.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-        for (operation, hex) in report.outcomes.iter().flat_map(|outcome| &outcome.tables) {
-            let known = operation.bytes().all(|b| b.is_ascii_lowercase());
-            let digits = hex.len() == DIGITS && hex.bytes().all(|b| b.is_ascii_hexdigit());
-            anyhow::ensure!(
-                known && digits,
-                "the table of `{operation}` has {} characters, wanted {DIGITS} hexadecimal digits",
-                hex.len()
-            );
-            let bytes: Vec<u8> = (0..DIGITS)
-                .step_by(4)
-                .flat_map(|at| u16::from_str_radix(&hex[at..at + 4], 16).unwrap_or_default().to_le_bytes())
-                .collect();
-            let path = folder.join(format!("{operation}-{chip}.f16"));
-            std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-            written.push(path);
-        }
-    }
-    Ok(written)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,21 +265,5 @@ mod tests {
         assert_eq!(ANSWERS.replace(&once, new).unwrap(), once);
         let error = ANSWERS.replace("no place", new).unwrap_err().to_string();
         assert!(error.contains(begin) && error.contains(end), "{error}");
-    }
-
-    #[test]
-    fn tables_become_files_and_wrong_ones_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let table = "3c00".repeat(65_536);
-        let good = format!(r#"[{{"question": 6, "verdict": "tables", "tables": {{"exp": "{table}"}}}}]"#);
-        let written = write_tables(&[report("M4 Max", &good)], dir.path()).unwrap();
-        assert_eq!(written, [dir.path().join("exp-m4-max.f16")]);
-        let bytes = std::fs::read(&written[0]).unwrap();
-        assert_eq!((bytes.len(), &bytes[..2]), (131_072, &[0x00, 0x3c][..]));
-        for tables in [r#"{"exp": "3c00"}"#, r#"{"../exp": "3c00"}"#] {
-            let bad = format!(r#"[{{"question": 6, "verdict": "tables", "tables": {tables}}}]"#);
-            let error = write_tables(&[report("M4 Max", &bad)], dir.path()).unwrap_err().to_string();
-            assert!(error.contains("wanted 262144 hexadecimal digits"), "{error}");
-        }
     }
 }

@@ -8,7 +8,6 @@ use ane_bridge::Chip;
 use ane_bridge::apple;
 use ane_bridge::lab::{Answer, Question};
 use anyhow::Context;
-use mil::verify::Family;
 use serde::{Deserialize, Serialize};
 
 /// Version of the file.
@@ -59,12 +58,12 @@ pub struct Outcome {
 
 impl Outcome {
     /// An answer.
-    pub fn answered(question: &Question, family: Family, answer: Answer, time: Duration) -> Self {
+    pub fn answered(question: &Question, chip: &Chip, answer: Answer, time: Duration) -> Self {
         let hex = |table: Vec<u16>| table.iter().map(|bits| format!("{bits:04x}")).collect::<String>();
         Self {
             question: question.number,
             verdict: Some(answer.verdict),
-            assumed: question.assumed(family).into(),
+            assumed: question.assumed(chip).into(),
             detail: answer.detail,
             failed: None,
             seconds: time.as_secs_f64(),

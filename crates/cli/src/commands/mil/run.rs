@@ -64,12 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let what = format!("the tensors of {}", loaded.name);
     let work = verified.functions.iter().map(|f| mil::cost(f).working_set_bytes).max().unwrap_or(0);
     demand(work, &what, "use a smaller program")?;
-    let device = VirtualAne::new(Settings {
-        chip: args.chip,
-        arithmetic: args.arithmetic,
-        count_flushed: true,
-        ..Settings::default()
-    });
+    let device = VirtualAne::new(Settings { arithmetic: args.arithmetic, ..Settings::of(args.chip) });
     let executable = device.compile(&loaded.name, &verified)?;
     // A device compiles programs of one function only.
     let function = &verified.functions[0];
