@@ -1,6 +1,6 @@
 //! `rustane doctor`: what this machine offers, and what is missing.
 
-mod condition;
+pub mod condition;
 pub mod machine;
 
 use std::path::{Path, PathBuf};

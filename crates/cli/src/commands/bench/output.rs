@@ -7,7 +7,7 @@ use anyhow::Context;
 use bench::results::{Case, Conditions, Machine, Origin, Results, SCHEMA, Software, State};
 use serde_json::Value;
 
-use crate::commands::doctor::machine;
+use crate::commands::doctor::{condition, machine};
 use crate::device::DeviceArgs;
 use crate::failure;
 
@@ -141,7 +141,11 @@ fn without_folders(word: &str) -> String {
 
 /// What the machine tells of itself now.
 fn conditions() -> Conditions {
-    Conditions { power_source: machine::power_source(), thermal: machine::thermal(), load: machine::load() }
+    Conditions {
+        power_source: condition::power_source().map(str::to_owned),
+        thermal: condition::heat(),
+        load: machine::load(),
+    }
 }
 
 /// Words for everything that is not known.

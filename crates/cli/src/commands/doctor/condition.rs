@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ane_bridge::apple::{Machine, Thermal};
+use ane_bridge::apple::{self, Machine, Thermal};
 
 use super::{Check, Mark};
 use crate::device::bytes;
@@ -13,7 +13,7 @@ use crate::device::bytes;
 const NOT_MEASURED: &str = "not measured";
 
 /// The three lines; `mac` is this machine where it is one.
-pub fn checks(mac: Option<&Machine>) -> [Check; 3] {
+pub(super) fn checks(mac: Option<&Machine>) -> [Check; 3] {
     match mac {
         Some(mac) => [mac_gpu(mac), mac_power(mac), mac_thermal(mac)],
         None => [
@@ -21,6 +21,23 @@ pub fn checks(mac: Option<&Machine>) -> [Check; 3] {
             power(Path::new("/sys/class/power_supply")),
             thermal(Path::new("/sys/class/thermal")),
         ],
+    }
+}
+
+/// `mains` or `battery`, where the system tells.
+pub fn power_source() -> Option<&'static str> {
+    let battery = match apple::machine() {
+        Some(mac) => mac.power? == "Battery Power",
+        None => Supply::read(Path::new("/sys/class/power_supply"))?.on_battery(),
+    };
+    Some(if battery { "battery" } else { "mains" })
+}
+
+/// The highest temperature, or on a Mac the thermal state.
+pub fn heat() -> Option<String> {
+    match apple::machine() {
+        Some(mac) => Some(format!("state {}", mac.thermal)),
+        None => Some(format!("{:.1} °C", Zones::read(Path::new("/sys/class/thermal"))?.celsius)),
     }
 }
 
@@ -83,69 +100,101 @@ fn gpu(root: &Path) -> Check {
     }
 }
 
-/// Mains, batteries. Source: Linux, Documentation/ABI/testing/sysfs-class-power.
-fn power(root: &Path) -> Check {
-    let (mut mains, mut batteries) = (false, Vec::new());
-    for (_, supply) in folders(root, "") {
-        // A battery of a mouse feeds no processor.
-        if word(&supply, "scope").as_deref() == Some("Device") {
-            continue;
+/// What feeds a Linux machine. Source: Linux, Documentation/ABI/testing/sysfs-class-power.
+struct Supply {
+    mains: bool,
+    /// What each battery tells.
+    batteries: Vec<String>,
+    discharging: bool,
+}
+
+impl Supply {
+    fn read(root: &Path) -> Option<Self> {
+        let mut found = Self { mains: false, batteries: Vec::new(), discharging: false };
+        for (_, supply) in folders(root, "") {
+            // A battery of a mouse feeds no processor.
+            if word(&supply, "scope").as_deref() == Some("Device") {
+                continue;
+            }
+            match word(&supply, "type").as_deref() {
+                Some("Battery") => {
+                    let status = word(&supply, "status").unwrap_or_else(|| "status unknown".into());
+                    found.discharging |= status == "Discharging";
+                    let charge = word(&supply, "capacity").map_or(String::new(), |c| format!("{c} %, "));
+                    found.batteries.push(format!("battery {charge}{}", status.to_lowercase()));
+                }
+                Some("Mains" | "USB" | "UPS") => {
+                    found.mains |= word(&supply, "online").as_deref() == Some("1");
+                }
+                _ => {}
+            }
         }
-        match word(&supply, "type").as_deref() {
-            Some("Battery") => batteries.push(supply),
-            Some("Mains" | "USB" | "UPS") => mains |= word(&supply, "online").as_deref() == Some("1"),
-            _ => {}
-        }
+        (found.mains || !found.batteries.is_empty()).then_some(found)
     }
-    let charge = |supply: &PathBuf| {
-        let status = word(supply, "status").unwrap_or_else(|| "status unknown".into()).to_lowercase();
-        match word(supply, "capacity") {
-            Some(percent) => format!("battery {percent} %, {status}"),
-            None => format!("battery {status}"),
-        }
-    };
-    let told: Vec<String> = batteries.iter().map(charge).collect();
-    let discharging = batteries.iter().any(|b| word(b, "status").as_deref() == Some("Discharging"));
-    match (mains, told.is_empty()) {
-        (false, true) => unknown("power", "the kernel names no power supply"),
-        (true, true) => Check::ok("power", "mains"),
-        (true, false) => Check::ok("power", format!("mains, {}", told.join(", "))),
-        (false, false) if discharging => Check::ok("power", told.join(", "))
-            .but(Mark::Warn, "measurements on a battery are slower; plug it in"),
-        (false, false) => Check::ok("power", told.join(", ")),
+
+    fn on_battery(&self) -> bool {
+        !self.mains && self.discharging
     }
 }
 
-/// The warmest zone, and whether one is so warm that the kernel slows the processor down. Source:
-/// Linux, Documentation/driver-api/thermal/sysfs-api.rst; temperatures are in thousandths of a degree.
-fn thermal(root: &Path) -> Check {
-    let number = |folder: &Path, name: &str| word(folder, name)?.parse::<i64>().ok();
-    let mut warmest: Option<(i64, String)> = None;
-    let mut slowed = Vec::new();
-    for (name, zone) in folders(root, "thermal_zone") {
-        // A zone without its sensor tells an error, or a temperature far below ice.
-        let Some(temperature) = number(&zone, "temp").filter(|t| *t > -40_000) else { continue };
-        let name = word(&zone, "type").unwrap_or(name);
-        let trips = (0..).map_while(|i| Some((i, word(&zone, &format!("trip_point_{i}_type"))?)));
-        let slows = trips
-            .filter(|(_, kind)| kind == "passive")
-            .filter_map(|(i, _)| number(&zone, &format!("trip_point_{i}_temp")))
-            .find(|trip| *trip > 0 && temperature >= *trip);
-        if let Some(trip) = slows {
-            slowed.push(format!("{name} is beyond {} °C", trip / 1000));
-        }
-        if warmest.as_ref().is_none_or(|(most, _)| temperature > *most) {
-            warmest = Some((temperature, name));
-        }
+fn power(root: &Path) -> Check {
+    let Some(supply) = Supply::read(root) else {
+        return unknown("power", "the kernel names no power supply");
+    };
+    let mains = supply.mains.then(|| "mains".to_owned());
+    let told: Vec<String> = mains.into_iter().chain(supply.batteries.iter().cloned()).collect();
+    let check = Check::ok("power", told.join(", "));
+    if supply.on_battery() {
+        return check.but(Mark::Warn, "measurements on a battery are slower; plug it in");
     }
-    let Some((temperature, name)) = warmest else {
+    check
+}
+
+/// Temperatures of a Linux machine. Source: Linux, Documentation/driver-api/thermal/sysfs-api.rst; they are in
+/// thousandths of a degree.
+struct Zones {
+    /// Of the warmest zone.
+    celsius: f64,
+    warmest: String,
+    /// Zones so warm that the kernel slows the processor down.
+    slowed: Vec<String>,
+}
+
+impl Zones {
+    fn read(root: &Path) -> Option<Self> {
+        let number = |folder: &Path, name: &str| word(folder, name)?.parse::<i64>().ok();
+        let mut warmest: Option<(i64, String)> = None;
+        let mut slowed = Vec::new();
+        for (name, zone) in folders(root, "thermal_zone") {
+            // A zone without its sensor tells an error, or a temperature far below ice.
+            let Some(temperature) = number(&zone, "temp").filter(|t| *t > -40_000) else { continue };
+            let name = word(&zone, "type").unwrap_or(name);
+            let trips = (0..).map_while(|i| Some((i, word(&zone, &format!("trip_point_{i}_type"))?)));
+            let slows = trips
+                .filter(|(_, kind)| kind == "passive")
+                .filter_map(|(i, _)| number(&zone, &format!("trip_point_{i}_temp")))
+                .find(|trip| *trip > 0 && temperature >= *trip);
+            if let Some(trip) = slows {
+                slowed.push(format!("{name} is beyond {} °C", trip / 1000));
+            }
+            if warmest.as_ref().is_none_or(|(most, _)| temperature > *most) {
+                warmest = Some((temperature, name));
+            }
+        }
+        let (temperature, warmest) = warmest?;
+        Some(Self { celsius: temperature as f64 / 1e3, warmest, slowed })
+    }
+}
+
+fn thermal(root: &Path) -> Check {
+    let Some(zones) = Zones::read(root) else {
         return unknown("thermal", "the kernel has no temperature of this machine");
     };
-    let mut found = format!("{} °C ({name})", temperature / 1000);
-    if slowed.is_empty() {
+    let mut found = format!("{} °C ({})", zones.celsius as i64, zones.warmest);
+    if zones.slowed.is_empty() {
         return Check::ok("thermal", found);
     }
-    found += &format!(", {}", slowed.join(", "));
+    found += &format!(", {}", zones.slowed.join(", "));
     Check::ok("thermal", found).but(Mark::Warn, TOO_WARM)
 }
 
@@ -202,7 +251,10 @@ mod tests {
             ),
         ];
         for (there, wanted) in cases {
-            assert_eq!(told(&power(files(there).path())), *wanted, "{there:?}");
+            let root = files(there);
+            assert_eq!(told(&power(root.path())), *wanted, "{there:?}");
+            let battery = Supply::read(root.path()).is_some_and(|supply| supply.on_battery());
+            assert_eq!(battery, wanted.0 == Mark::Warn);
         }
         assert_eq!(power(Path::new("/no/such/folder")).mark, Mark::None);
     }
@@ -223,6 +275,7 @@ mod tests {
             ("cooling_device0/type", "Processor\n"),
         ];
         assert_eq!(told(&thermal(files(zones).path())), (Mark::Ok, "61 °C (x86_pkg_temp)"));
+        assert_eq!(Zones::read(files(zones).path()).unwrap().celsius, 61.0);
         let mut hot = zones.to_vec();
         hot[3].1 = "96000\n";
         assert_eq!(

@@ -52,44 +52,6 @@ fn apple(program: &str, args: &[&str]) -> Option<String> {
     Some(text.trim().to_owned()).filter(|text| output.status.success() && !text.is_empty())
 }
 
-/// `mains` or `battery`.
-pub fn power_source() -> Option<String> {
-    if let Some(source) = ane_bridge::apple::machine().and_then(|mac| mac.power) {
-        return Some(if source == "Battery Power" { "battery" } else { "mains" }.to_owned());
-    }
-    power_supply(Path::new("/sys/class/power_supply"))
-}
-
-fn power_supply(folder: &Path) -> Option<String> {
-    let supplies = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
-    let told = |path: &PathBuf, name: &str| read(path.join(name)).map(|text| text.trim().to_owned());
-    let supplies: Vec<PathBuf> = supplies.collect();
-    if supplies
-        .iter()
-        .any(|s| told(s, "type").as_deref() == Some("Mains") && told(s, "online").as_deref() == Some("1"))
-    {
-        return Some("mains".into());
-    }
-    let battery = supplies.iter().find(|s| told(s, "type").as_deref() == Some("Battery"))?;
-    let mains = told(battery, "status").is_some_and(|status| status != "Discharging");
-    Some(if mains { "mains" } else { "battery" }.to_owned())
-}
-
-/// The highest temperature, or on a Mac the speed limit that heat imposes.
-pub fn thermal() -> Option<String> {
-    if let Some(text) = apple("/usr/bin/pmset", &["-g", "therm"]) {
-        let limit = text.lines().find(|line| line.contains("CPU_Speed_Limit"))?;
-        return Some(format!("speed limit {} %", limit.split('=').nth(1)?.trim()));
-    }
-    hottest(Path::new("/sys/class/thermal"))
-}
-
-fn hottest(folder: &Path) -> Option<String> {
-    let zones = std::fs::read_dir(folder).ok()?.flatten();
-    let degrees = zones.filter_map(|zone| read(zone.path().join("temp"))?.trim().parse::<i64>().ok());
-    degrees.max().map(|milli| format!("{:.1} °C", milli as f64 / 1e3))
-}
-
 /// Processes that wanted a processor, mean of the last minute.
 pub fn load() -> Option<f64> {
     let told = read("/proc/loadavg").or_else(|| apple("/usr/sbin/sysctl", &["-n", "vm.loadavg"]))?;
@@ -274,25 +236,6 @@ mod tests {
             Features::among(&|flag| flag == "asimd" || flag == "avx512_bf16").0,
             ["avx512_bf16", "neon"]
         );
-    }
-
-    #[test]
-    fn power_and_heat_are_read_where_they_are_told() {
-        let root = groups(&[
-            ("ac/type", "Mains\n"),
-            ("ac/online", "0\n"),
-            ("bat/type", "Battery\n"),
-            ("bat/status", "Discharging\n"),
-            ("zone0/temp", "41500\n"),
-            ("zone1/temp", "63250\n"),
-            ("zone2/temp", "hot\n"),
-        ]);
-        assert_eq!(power_supply(root.path()).as_deref(), Some("battery"));
-        std::fs::write(root.path().join("ac/online"), "1\n").unwrap();
-        assert_eq!(power_supply(root.path()).as_deref(), Some("mains"));
-        assert_eq!(hottest(root.path()).as_deref(), Some("63.2 °C"));
-        let empty = groups(&[]);
-        assert_eq!((power_supply(empty.path()), hottest(empty.path())), (None, None));
     }
 
     fn groups(files: &[(&str, &str)]) -> tempfile::TempDir {
