@@ -57,6 +57,16 @@ pub enum Error {
     /// A sequence that was never seeded, or was released.
     #[error("sequence {0} is unknown; seed it first")]
     UnknownSequence(u32),
+    /// A sequence that cannot go back so far: its cache is a ring, and what the window there needs was overwritten.
+    #[error(
+        "a sequence cannot go back to {len} tokens: the cache holds it from token {oldest} on; seed it again"
+    )]
+    Overwritten {
+        /// Tokens to keep.
+        len: usize,
+        /// First position in the cache.
+        oldest: usize,
+    },
     /// [`crate::Checked`] found a difference from the reference.
     #[error("{what} differs from the reference: relative error {error:.2e}, allowed {allowed:.0e}")]
     Mismatch {

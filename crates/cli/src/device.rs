@@ -4,25 +4,21 @@ mod faults;
 mod memory;
 mod place;
 mod trainer;
+mod writer;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
-use ane_bridge::{AppleAne, Chip, VirtualAne};
-use backend_ane::{AneError, AneInfer};
-use backend_cpu::{CpuInfer, Plan};
+use ane_bridge::{Chip, VirtualAne};
+use backend_ane::AneError;
 use engine::config::Classifier;
-use engine::infer::Infer;
-use metal_decode::{Api, GpuInfer};
-use model::{BoxError, ModelConfig, Weights};
 
 use self::place::Place;
 use crate::failure::Failure;
-use crate::format::Held;
-use crate::gpu;
 
 pub use self::memory::{available_memory, bytes};
 pub use self::trainer::Trainer;
+pub use self::writer::WriterArgs;
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -73,128 +69,11 @@ impl DeviceArgs {
         self.threads.map_or_else(all, usize::from)
     }
 
-    /// A backend that writes where the model trains: with `auto` on the host, whatever GPU there is.
-    pub fn writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {
-        if gpu::api(self.device).is_some() {
-            return Ok(self.writer_in(config, weights, None)?.0);
-        }
-        Ok(self.host_writer(config, weights, None)?.0)
-    }
-
-    /// A backend that writes with weights in a format, and what reports call it.
-    pub fn writer_in(
-        &self,
-        config: &ModelConfig,
-        weights: Weights,
-        format: Option<Held>,
-    ) -> Result<(Box<dyn Infer>, String), BoxError> {
-        if let Some(writer) = self.gpu_writer(config, Some(&weights), format, |settings| settings)? {
-            let label = format!("{}, {}", writer.gpu().label(), writer.format());
-            return Ok((Box::new(writer), label));
-        }
-        self.host_writer(config, weights, format)
-    }
-
-    /// The model on a GPU, where the flag leads there: always with `metal` and `vulkan`; with `auto` where
-    /// one is there that is no program, passes its test and holds the model. `None` is the host. What `auto`
-    /// comes to is said, with the reason. Noise for no weights; `change` has the last word on the settings.
-    pub fn gpu_writer(
-        &self,
-        config: &ModelConfig,
-        weights: Option<&Weights>,
-        format: Option<Held>,
-        change: impl FnOnce(metal_decode::Settings) -> metal_decode::Settings,
-    ) -> Result<Option<GpuInfer>, Failure> {
-        let auto = self.device == Device::Auto;
-        let load = |api| {
-            let format = Held::on_gpu(format)?;
-            let device = gpu::open(api)?;
-            let settings = change(gpu::settings(&device, format));
-            gpu::load(device, config, weights, settings)
-        };
-        match gpu::api(self.device).or(auto.then_some(Api::Any)).map(load) {
-            Some(Ok(writer)) => {
-                if auto {
-                    gpu::say(&format!("{}, {}: it passed its test", writer.gpu().label(), writer.format()));
-                }
-                Ok(Some(writer))
-            }
-            Some(Err(error)) if auto => {
-                gpu::say(&format!("{}: {error}", self.label()));
-                Ok(None)
-            }
-            Some(Err(error)) => Err(error),
-            None => Ok(None),
-        }
-    }
-
-    /// The processor, or a Neural Engine with it, and what reports call it.
-    fn host_writer(
-        &self,
-        config: &ModelConfig,
-        weights: Weights,
-        format: Option<Held>,
-    ) -> Result<(Box<dyn Infer>, String), BoxError> {
-        if self.is_cpu()? {
-            let label = format!("{}, {}", self.label(), format.unwrap_or(Held::F32));
-            return Ok((Box::new(self.cpu_writer(config, weights, format)?), label));
-        }
-        if let Some(format) = format {
-            let text = format!("--format {format} is of the CPU and of GPUs: --device cpu, metal or vulkan");
-            return Err(Failure::Usage(text).into());
-        }
-        Ok((self.ane_writer(config, weights)?, self.label()))
-    }
-
     /// Whether the flag leads to the CPU alone.
     pub fn is_cpu(&self) -> Result<bool, Failure> {
         self.check()?;
         Ok(matches!(self.place()?, Place::Cpu))
     }
-
-    /// The CPU as a writer.
-    pub fn cpu_writer(
-        &self,
-        config: &ModelConfig,
-        weights: Weights,
-        format: Option<Held>,
-    ) -> Result<CpuInfer, BoxError> {
-        // A prompt is read in passes of this many tokens.
-        let plan = Plan::new(config.max_seq.min(512)).with_threads(self.threads());
-        let plan = plan.with_format(Held::on_cpu(format)?);
-        CpuInfer::new(config, weights, plan).map_err(|error| match chain(&error) {
-            text if is_weight(&error) => Failure::Data { code: "E3030", text }.into(),
-            _ => error.into(),
-        })
-    }
-
-    fn ane_writer(&self, config: &ModelConfig, weights: Weights) -> Result<Box<dyn Infer>, BoxError> {
-        // Prompts are padded to one length; decoding is the CPU's.
-        let padded = || backend_ane::Plan {
-            threads: self.threads(),
-            ..backend_ane::Plan::new(config.max_seq.min(512), 1)
-        };
-        match self.place()? {
-            Place::Ane(settings) => {
-                let device = AppleAne::open(settings)?;
-                Ok(Box::new(AneInfer::new(device, config, weights, padded())?))
-            }
-            Place::VirtualAne => Ok(Box::new(AneInfer::new(self.virtual_ane(), config, weights, padded())?)),
-            Place::Cpu => Ok(Box::new(self.cpu_writer(config, weights, None)?)),
-        }
-    }
-}
-
-/// Whether a weight is the cause of an error.
-fn is_weight(error: &backend::Error) -> bool {
-    let mut next = Some(error as &dyn std::error::Error);
-    while let Some(error) = next {
-        if error.is::<model::quant::QuantError>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 /// The setting as the backend has it.

@@ -1,6 +1,8 @@
 //! The seam: prompts, tokens, sequences.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use backend::{Decode, Error, Feed, KvBlock, Logits, Prefill, Result, SeqId, Tokens};
 use model::quant::Format;
@@ -45,6 +47,8 @@ pub(crate) struct Sequence {
     pub slot: u32,
     /// Positions.
     pub len: usize,
+    /// The most that it ever had: what lies a cache before that is overwritten.
+    pub written: usize,
 }
 
 /// Where a piece of a cache starts, and its bytes.
@@ -201,13 +205,16 @@ impl GpuInfer {
     }
 
     /// Reads a prompt into a slot; logits after its last token.
-    fn read_prompt(&mut self, tokens: &[TokenId], slot: u32) -> GpuResult<Vec<f32>> {
+    fn read_prompt(&mut self, tokens: &[TokenId], slot: u32) -> GpuResult<(KvBlock, Vec<f32>)> {
         if self.prompt.is_none() {
             let steps = self.planner.prefill(&self.gpu, &self.weights, &self.buffers)?;
             let head = self.planner.last(&self.gpu, &self.weights, &self.buffers)?;
             self.prompt = Some((steps, head));
         }
         let Some((steps, head)) = &self.prompt else { unreachable!("made above") };
+        let mut kv = self.empty(tokens.len());
+        // What a ring loses is taken before the next pass.
+        let ring = tokens.len() > self.settings.capacity(&self.config);
         let at_once = self.settings.rows(&self.config);
         let mut logits = Vec::new();
         for (n, chunk) in tokens.chunks(at_once).enumerate() {
@@ -216,30 +223,49 @@ impl GpuInfer {
             self.gpu.write(&self.buffers.rows, 0, &words);
             if (n + 1) * at_once < tokens.len() {
                 self.gpu.submit(steps, chunk.len(), &[], None);
+                if ring {
+                    self.download(slot, n * at_once..n * at_once + chunk.len(), &mut kv)?;
+                }
                 continue;
             }
             let copy = (&self.buffers.logits, (self.config.vocab * 4) as u64, &self.logits);
             let ticket = self.gpu.submit(steps.iter().chain(head), chunk.len(), &[], Some(copy));
             logits = self.gpu.collect(ticket, &self.logits, self.config.vocab)?;
+            let first = if ring { n * at_once } else { 0 };
+            self.download(slot, first..tokens.len(), &mut kv)?;
         }
-        Ok(logits)
+        Ok((kv, logits))
     }
 
-    /// The runs of a slot's `len` positions in a layer's caches: offset and bytes in the keys, then in the
-    /// values, head by head.
-    fn runs(&self, slot: u32, len: usize) -> [Vec<Run>; 2] {
+    /// Room for keys and values of so many positions.
+    fn empty(&self, len: usize) -> KvBlock {
+        let ModelConfig { layers, kv_heads, head_dim, .. } = self.config;
+        let zeros = || vec![0.0; layers * kv_heads * len * head_dim];
+        KvBlock { layers, kv_heads, len, head_dim, keys: zeros(), values: zeros() }
+    }
+
+    /// The runs of a slot's positions in a layer's caches: offset and bytes in the keys, then in the values,
+    /// head by head.
+    fn runs(&self, slot: u32, positions: Range<usize>) -> [Vec<Run>; 2] {
         let (chunks, capacity) =
             (self.config.head_dim.div_ceil(8) as u64, self.settings.capacity(&self.config) as u64);
         let heads = self.config.kv_heads as u64;
         let first = u64::from(slot) * heads;
-        let keys = (first * chunks..(first + heads) * chunks).map(|c| (c * capacity * 16, len as u64 * 16));
-        let values = (first..first + heads).map(|h| (h * chunks * capacity * 16, len as u64 * chunks * 16));
+        // In a ring a stretch of positions may go over the end.
+        let (start, len) = (positions.start as u64 % capacity, positions.len() as u64);
+        let behind = (start + len).saturating_sub(capacity);
+        let stretches = [(start, len - behind), (0, behind)].map(|(at, len)| (len > 0).then_some((at, len)));
+        let in_cache = |base: u64, unit: u64| {
+            stretches.into_iter().flatten().map(move |(at, len)| (base + at * unit, len * unit))
+        };
+        let keys = (first * chunks..(first + heads) * chunks).flat_map(|c| in_cache(c * capacity * 16, 16));
+        let values = (first..first + heads).flat_map(|h| in_cache(h * chunks * capacity * 16, chunks * 16));
         [keys.collect(), values.collect()]
     }
 
     /// Copies between the caches of a slot and one buffer, which has layer by layer keys and values.
-    fn copy_cache(&self, slot: u32, len: usize, other: &Buffer, into_cache: bool) {
-        let [keys, values] = self.runs(slot, len);
+    fn copy_cache(&self, slot: u32, positions: Range<usize>, other: &Buffer, into_cache: bool) {
+        let [keys, values] = self.runs(slot, positions);
         let mut at = 0;
         let mut pieces = Vec::new();
         for layer in 0..self.config.layers {
@@ -262,38 +288,38 @@ impl GpuInfer {
         self.config.kv_heads * self.config.head_dim.div_ceil(8) * 8 * len
     }
 
-    fn download(&self, slot: u32, len: usize) -> GpuResult<KvBlock> {
+    /// Keys and values of some positions into theirs of a block.
+    fn download(&self, slot: u32, positions: Range<usize>, kv: &mut KvBlock) -> GpuResult<()> {
         let c = &self.config;
+        let (first, len) = (positions.start, positions.len());
         let (d, half) = (c.head_dim, self.cache_halves(len));
         let chunks = d.div_ceil(8);
         let stage = self.gpu.buffer("keys and values", (2 * c.layers * half * 2) as u64)?;
-        self.copy_cache(slot, len, &stage, false);
+        self.copy_cache(slot, positions, &stage, false);
         let halves: Vec<u16> = self.gpu.read(&stage, 2 * c.layers * half)?;
         let number = |at: usize| half::f16::from_bits(halves[at]).to_f32();
-        let mut kv = KvBlock {
-            layers: c.layers,
-            kv_heads: c.kv_heads,
-            len,
-            head_dim: d,
-            keys: Vec::with_capacity(c.layers * c.kv_heads * len * d),
-            values: Vec::with_capacity(c.layers * c.kv_heads * len * d),
-        };
         for layer in 0..c.layers {
             for head in 0..c.kv_heads {
                 let keys = 2 * layer * half + head * chunks * 8 * len;
                 let values = keys + half;
                 for p in 0..len {
-                    kv.keys.extend((0..d).map(|e| number(keys + (e / 8 * len + p) * 8 + e % 8)));
-                    kv.values.extend((0..d).map(|e| number(values + p * chunks * 8 + e)));
+                    let to = ((layer * c.kv_heads + head) * kv.len + first + p) * d;
+                    for e in 0..d {
+                        kv.keys[to + e] = number(keys + (e / 8 * len + p) * 8 + e % 8);
+                        kv.values[to + e] = number(values + p * chunks * 8 + e);
+                    }
                 }
             }
         }
-        Ok(kv)
+        Ok(())
     }
 
+    /// A block, or its end that the cache holds, into a slot.
     fn upload(&self, slot: u32, kv: &KvBlock) -> GpuResult<()> {
         let c = &self.config;
-        let (d, len, half) = (c.head_dim, kv.len, self.cache_halves(kv.len));
+        let first = kv.len.saturating_sub(self.settings.capacity(c));
+        let (d, len) = (c.head_dim, kv.len - first);
+        let half = self.cache_halves(len);
         if len == 0 {
             return Ok(());
         }
@@ -306,7 +332,7 @@ impl GpuInfer {
                 let keys = 2 * layer * half + head * chunks * 8 * len;
                 let values = keys + half;
                 let (k, v) = kv.head(layer, head);
-                for (p, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(d)).enumerate() {
+                for (p, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(d)).skip(first).enumerate() {
                     for e in 0..d {
                         halves[keys + (e / 8 * len + p) * 8 + e % 8] = bits(k[e]);
                         halves[values + p * chunks * 8 + e] = bits(v[e]);
@@ -315,7 +341,7 @@ impl GpuInfer {
             }
         }
         let stage = self.gpu.buffer_of("keys and values", &halves)?;
-        self.copy_cache(slot, len, &stage, true);
+        self.copy_cache(slot, first..kv.len, &stage, true);
         self.gpu.flush();
         Ok(())
     }
@@ -326,11 +352,10 @@ impl Prefill for GpuInfer {
         Tokens { ids: tokens, seq: tokens.len() }.check(&self.config)?;
         self.check_len(tokens.len())?;
         let slot = self.take_slot()?;
-        let result = self.read_prompt(tokens, slot).and_then(|values| {
-            Ok((self.download(slot, tokens.len())?, Logits { vocab: self.config.vocab, values }))
-        });
+        let result = self.read_prompt(tokens, slot);
         self.free.push(slot);
-        Ok(result?)
+        let (kv, values) = result?;
+        Ok((kv, Logits { vocab: self.config.vocab, values }))
     }
 }
 
@@ -349,7 +374,7 @@ impl Decode for GpuInfer {
             Some(old) => old.slot,
             None => self.take_slot()?,
         };
-        self.sequences.insert(seq, Sequence { slot, len: kv.len });
+        self.sequences.insert(seq, Sequence { slot, len: kv.len, written: kv.len });
         if let Err(error) = self.upload(slot, kv) {
             self.release(seq);
             return Err(error.into());
@@ -378,6 +403,7 @@ impl Decode for GpuInfer {
         for (seq, end) in ends {
             if let Some(sequence) = self.sequences.get_mut(&seq) {
                 sequence.len = end;
+                sequence.written = sequence.written.max(end);
             }
         }
         Ok(Logits { vocab: self.config.vocab, values })
@@ -385,7 +411,14 @@ impl Decode for GpuInfer {
 
     fn truncate(&mut self, seq: SeqId, len: usize) -> Result<()> {
         let sequence = self.sequences.get_mut(&seq).ok_or(Error::UnknownSequence(seq.0))?;
-        sequence.len = sequence.len.min(len);
+        let len = sequence.len.min(len);
+        let oldest = sequence.written.saturating_sub(self.settings.capacity(&self.config));
+        let window = self.settings.window.map_or(usize::MAX, NonZeroUsize::get);
+        // The next token is at `len`.
+        if (len + 1).saturating_sub(window) < oldest {
+            return Err(Error::Overwritten { len, oldest });
+        }
+        sequence.len = len;
         Ok(())
     }
 

@@ -84,7 +84,7 @@ impl Buffers {
             largest: gpu.buffer("logits", u64::from(argmax::STRIPS) * 8)?,
             draw: gpu.buffer("sampling", ((sample::HEADER + sample::RING) * 4) as u64)?,
             near: gpu.buffer_of("rotations", &turns(256, 1))?,
-            far: gpu.buffer_of("rotations", &turns(s.capacity(c).div_ceil(256), 256))?,
+            far: gpu.buffer_of("rotations", &turns(s.positions(c).max(s.capacity(c)).div_ceil(256), 256))?,
             keys: cache("keys")?,
             values: cache("values")?,
         })
@@ -97,6 +97,7 @@ fn heads(c: &ModelConfig, s: &Settings) -> Heads {
         kv_heads: c.kv_heads as u32,
         head_dim: c.head_dim as u32,
         capacity: s.capacity(c) as u32,
+        window: s.window.map_or(0, |window| window.get().min(s.positions(c)) as u32),
     }
 }
 
@@ -114,6 +115,7 @@ const SHORT: usize = 128;
 impl Shape {
     /// For so many rows that end at position `end`.
     pub fn of(rows: usize, end: usize, c: &ModelConfig, s: &Settings) -> Self {
+        let end = s.window.map_or(end, |window| end.min(window.get()));
         // More splits read faster and take longer to join: the root of the length was best where timed.
         let wanted = ((end / 8).isqrt() as u32).next_power_of_two();
         let splits = if end <= SHORT { 1 } else { wanted.min(most_splits(c, s)) };

@@ -1,5 +1,7 @@
 //! Compares this device with the reference before it is trusted with a text.
 
+use std::num::NonZeroUsize;
+
 use backend::conformance::{self, relative_error};
 use backend::reference::ReferenceInfer;
 use backend::{Decode, Draw, Feed, Logits, Prefill, SeqId, Stream};
@@ -12,6 +14,9 @@ use crate::{GpuError, GpuInfer, GpuResult, Settings};
 
 /// Largest allowed ‖result − reference‖ / ‖reference‖: keys and values are rounded to f16.
 const ALLOWED: f64 = 5e-3;
+
+/// Largest window here.
+const WINDOW: NonZeroUsize = NonZeroUsize::new(40).unwrap();
 
 /// Runs a small model with the options, the format and the tilings of the real one, through every kernel:
 /// a prompt, one token, several, enough positions for splits, greedy drawing. Takes well under a second.
@@ -35,9 +40,12 @@ pub fn self_test(gpu: Gpu, real: &ModelConfig, settings: &Settings) -> GpuResult
     let mut weights = conformance::weights(&c, 5);
     let weight_error = |source| GpuError::Weight { name: "a weight of the self-test".into(), source };
     weights.round_to(settings.format).map_err(weight_error)?;
-    let small = Settings { tuning, prefill: 64, ..Settings::new(settings.format) };
+    // A window so small that the ring goes round.
+    let window = settings.window.map(|real| real.min(WINDOW));
+    let small = Settings { tuning, prefill: 64, window, ..Settings::new(settings.format) };
     let mut device = GpuInfer::new(gpu, &c, &weights, small)?;
-    let mut reference = ReferenceInfer::new(&c, weights);
+    let seen = window.map_or(c.max_seq, NonZeroUsize::get);
+    let mut reference = ReferenceInfer::new(&c, weights).with_window(seen);
     let failed = |e: backend::Error| GpuError::Lost { adapter: adapter.clone(), reason: e.to_string() };
     let compare = |what: &str, got: &[f32], wanted: &[f32]| {
         let error = relative_error(got, wanted);

@@ -1,10 +1,12 @@
 //! What a model is loaded with, and the memory that this takes.
 
+use std::num::NonZeroUsize;
+
 use model::ModelConfig;
 use model::quant::Format;
 
 use crate::kernels::attention::TILE;
-use crate::kernels::gemm;
+use crate::kernels::{gemm, rows};
 use crate::{GpuError, GpuResult, Tuning, layout, matrix};
 
 /// How a model is held on the device.
@@ -16,6 +18,9 @@ pub struct Settings {
     pub sequences: usize,
     /// Positions of each; 0: those of the model.
     pub context: usize,
+    /// Positions that a token sees, itself included: the cache is then a ring of little more than these, and a
+    /// text may be longer. `None`: all.
+    pub window: Option<NonZeroUsize>,
     /// Tokens of a prompt that go through in one pass.
     pub prefill: usize,
     /// Tilings.
@@ -33,6 +38,7 @@ impl Settings {
             format,
             sequences: 1,
             context: 0,
+            window: None,
             prefill: 128,
             tuning: Tuning::builtin(),
             max_binding: u64::MAX,
@@ -47,7 +53,10 @@ impl Settings {
 
     /// Positions that the cache has room for.
     pub fn capacity(&self, c: &ModelConfig) -> usize {
-        self.positions(c).next_multiple_of(TILE as usize)
+        // Rows of one pass are all written before the first of them reads.
+        let pass = self.rows(c).max(rows::MOST);
+        let kept = self.window.map_or(usize::MAX, |window| window.get().saturating_add(pass));
+        self.positions(c).min(kept).next_multiple_of(TILE as usize)
     }
 
     /// Rows of activations: those of a pass through a prompt, and never fewer than decoding takes.

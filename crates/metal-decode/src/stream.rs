@@ -25,7 +25,8 @@ impl Stream for GpuInfer {
         if token.0 as usize >= vocab {
             return Err(Error::TokenOutOfRange { token, vocab });
         }
-        let room = self.positions() - sequence.len;
+        let start = sequence.len;
+        let room = self.positions() - start;
         if room == 0 {
             return Err(Error::SequenceTooLong { got: sequence.len + 1, max: self.positions() });
         }
@@ -46,7 +47,7 @@ impl Stream for GpuInfer {
         let (mut sent, mut emitted, mut open) = (0, 0, true);
         while open || !flying.is_empty() {
             if open && sent < room && flying.len() < IN_FLIGHT {
-                let shape = self.prepare(1, sequence.len + sent + 1)?;
+                let shape = self.prepare(1, start + sent + 1)?;
                 let ring = &self.rings[sent % RINGS];
                 let copy = Some((&self.buffers.draw, ((HEADER + RING) * 4) as u64, ring));
                 let ticket = if draw.temperature > 0.0 {
@@ -56,6 +57,9 @@ impl Stream for GpuInfer {
                 };
                 flying.push_back((ticket, sent));
                 sent += 1;
+                if let Some(sequence) = self.sequences.get_mut(&seq) {
+                    sequence.written = sequence.written.max(start + sent);
+                }
                 continue;
             }
             let Some((ticket, n)) = flying.pop_front() else { break };

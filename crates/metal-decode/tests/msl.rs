@@ -12,7 +12,10 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 /// Lanes of a subgroup on Apple's GPUs.
 const LANES: u32 = 32;
 /// A block's shape: 8 heads, 2 key heads.
-const HEADS: Heads = Heads { heads: 8, kv_heads: 2, head_dim: 64, capacity: 1024 };
+const HEADS: Heads = Heads { heads: 8, kv_heads: 2, head_dim: 64, capacity: 1024, window: 0 };
+
+/// The same with a window.
+const RING: Heads = Heads { window: 512, ..HEADS };
 
 /// WGSL to MSL as wgpu does it: no run-time checks, workgroup memory not zeroed, overrides made literals.
 fn metal(text: &str) -> String {
@@ -68,6 +71,7 @@ fn metal_text() {
         ("rope_append", rope_append::text(HEADS, true)),
         ("attention", attention::text(HEADS, LANES, 4, None)),
         ("attention_turn", attention::text(HEADS, LANES, 1, Some(attention::Turn { norm: true }))),
+        ("attention_turn_ring", attention::text(RING, LANES, 1, Some(attention::Turn { norm: false }))),
         ("attention_combine", attention::combine(HEADS, LANES, 4)),
         ("rms_norm", rms_norm::text(LANES)),
         ("rows", rows::text()),

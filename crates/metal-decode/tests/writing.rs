@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::num::NonZeroUsize;
+
 use backend::reference::ReferenceInfer;
 use backend::{Decode, Draw, Error, Feed, Prefill, SeqId, Stream, conformance};
 use common::gpu;
@@ -106,6 +108,61 @@ fn drawing_ends_where_the_positions_end_and_leaves_what_was_emitted() {
     };
     device.run(SeqId(0), whole[3], &GREEDY, &mut emit).unwrap();
     assert_eq!(parts, whole);
+}
+
+#[test]
+fn a_window_makes_the_cache_a_ring_and_the_text_may_be_longer() {
+    let window = NonZeroUsize::new(20);
+    let config = ModelConfig { max_seq: 320, ..config() };
+    let mut weights = conformance::weights(&config, 9);
+    weights.round_to(Format::F16).unwrap();
+    let settings = Settings { window, prefill: 32, ..Settings::new(Format::F16) };
+    let capacity = settings.capacity(&config);
+    assert_eq!(capacity, 128);
+    let whole = Settings { window: None, ..settings.clone() };
+    assert!(Memory::plan(&config, &settings).cache < Memory::plan(&config, &whole).cache / 2);
+    let mut device = GpuInfer::new(gpu(), &config, &weights, settings).unwrap();
+    let mut reference = ReferenceInfer::new(&config, weights).with_window(20);
+    let seq = SeqId(0);
+    let close = |what: &str, got: &[f32], wanted: &[f32]| {
+        let error = conformance::relative_error(got, wanted);
+        assert!(error < 1e-3, "{what}: {error:.1e}");
+    };
+    // A prompt that is longer than the ring.
+    let tokens = conformance::tokens(&config, 160, 3);
+    let (kv, logits) = device.prefill(&tokens[..150]).unwrap();
+    let (kv_wanted, wanted) = reference.prefill(&tokens[..150]).unwrap();
+    close("prompt", &logits.values, &wanted.values);
+    close("keys", &kv.keys, &kv_wanted.keys);
+    close("values", &kv.values, &kv_wanted.values);
+    device.seed(seq, &kv).unwrap();
+    reference.seed(seq, &kv_wanted).unwrap();
+    let feed = |tokens| [Feed { seq, tokens }];
+    for range in [150..151, 151..158] {
+        let got = device.extend(&feed(&tokens[range.clone()])).unwrap();
+        close("tokens", &got.values, &reference.extend(&feed(&tokens[range])).unwrap().values);
+    }
+    // A text that goes round the ring.
+    let mut drawn = Vec::new();
+    let mut emit = |token| {
+        drawn.push(token);
+        drawn.len() < 100
+    };
+    device.run(seq, tokens[158], &GREEDY, &mut emit).unwrap();
+    let mut last = tokens[158];
+    for (i, &token) in drawn.iter().enumerate() {
+        let logits = reference.extend(&[Feed { seq, tokens: &[last] }]).unwrap();
+        assert_eq!(token, first_largest(logits.last()), "token {i}");
+        last = token;
+    }
+    // 258 positions; one more was under way. What the window needs is there for 240, not for 140.
+    device.truncate(seq, 240).unwrap();
+    reference.truncate(seq, 240).unwrap();
+    let got = device.extend(&feed(&tokens[..3])).unwrap();
+    close("taken back", &got.values, &reference.extend(&feed(&tokens[..3])).unwrap().values);
+    let gone = device.truncate(seq, 140).unwrap_err();
+    assert!(matches!(gone, Error::Overwritten { len: 140, oldest } if oldest > 121), "{gone}");
+    self_test(gpu(), &config, &Settings { window, ..Settings::new(Format::F16) }).unwrap();
 }
 
 #[test]

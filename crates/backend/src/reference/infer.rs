@@ -12,6 +12,8 @@ use crate::{Decode, Error, Feed, KvBlock, Logits, Prefill, Result, SeqId, Tokens
 /// The reference for writing text: recomputes each position from its cached keys and values.
 pub struct ReferenceInfer {
     model: Reference,
+    /// Positions that a token sees, itself included.
+    window: usize,
     sequences: BTreeMap<SeqId, Cache>,
 }
 
@@ -32,7 +34,37 @@ impl Cache {
 impl ReferenceInfer {
     /// A model of these weights.
     pub fn new(config: &ModelConfig, weights: Weights) -> Self {
-        Self { model: Reference::from_weights(config, weights), sequences: BTreeMap::new() }
+        let model = Reference::from_weights(config, weights);
+        Self { model, window: config.max_seq, sequences: BTreeMap::new() }
+    }
+
+    /// The same, where a token sees only the last `window` positions, itself included.
+    pub fn with_window(self, window: usize) -> Self {
+        Self { window, ..self }
+    }
+
+    /// Attention of the last rows, `q`, over `k` and `v`, all `[position, width]`.
+    fn attend(&self, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+        let c = &self.model.config;
+        let (wide, width) = (c.q_dim(), c.kv_dim());
+        let (end, new) = (k.len() / width, q.len() / wide);
+        // The queries, behind as many unused ones as there are other positions.
+        let behind = |others: usize, q: &[f64], k: &[f64], v: &[f64]| {
+            let mut queries = vec![0.0; others * wide];
+            queries.extend(q);
+            let o = attention::forward(self.model.heads(k.len() / width), &queries, k, v);
+            o[others * wide..].to_vec()
+        };
+        if end <= self.window {
+            return behind(end - new, q, k, v);
+        }
+        let row = |(row, q): (usize, &[f64])| {
+            let last = end - new + row + 1;
+            let first = last.saturating_sub(self.window);
+            let seen = first * width..last * width;
+            behind(last - first - 1, q, &k[seen.clone()], &v[seen])
+        };
+        q.chunks_exact(wide).enumerate().flat_map(row).collect()
     }
 
     /// Appends tokens to a cache; logits of every new row.
@@ -48,11 +80,8 @@ impl ReferenceInfer {
             let parts = self.model.attention_parts(layer, &x, tokens.len(), cache.len);
             cache.keys[layer].extend(&parts.k);
             cache.values[layer].extend(&parts.v);
-            // The new queries, behind as many unused ones as there are cached positions.
-            let mut q = vec![0.0; cache.len * c.q_dim()];
-            q.extend(&parts.q);
-            let o = attention::forward(self.model.heads(end), &q, &cache.keys[layer], &cache.values[layer]);
-            x = self.model.attention_out(layer, &x, &o[cache.len * c.q_dim()..]);
+            let o = self.attend(&parts.q, &cache.keys[layer], &cache.values[layer]);
+            x = self.model.attention_out(layer, &x, &o);
             x = self.model.ffn_rows(layer, &x);
         }
         cache.len = end;

@@ -9,9 +9,8 @@ use engine::infer::{self, Finish, Sampling};
 use model::checkpoint::newest_model;
 use model::{Tokenizer, TokenizerError, hf};
 
-use crate::device::DeviceArgs;
+use crate::device::{DeviceArgs, WriterArgs};
 use crate::failure::{Failure, unboxed};
-use crate::format::{Held, held};
 
 /// Flags of `rustane generate`.
 #[derive(clap::Args)]
@@ -51,9 +50,8 @@ pub struct Args {
     /// Say how fast it was
     #[arg(long)]
     stats: bool,
-    /// How weights are held: f32 (the CPU), f16 (a GPU), bf16, q8_0 or q4_0 [default: f32 on the CPU, f16 on a GPU]
-    #[arg(long, value_name = "FORMAT", value_parser = held)]
-    format: Option<Held>,
+    #[command(flatten)]
+    writing: WriterArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -87,7 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ignore_eos: args.ignore_eos,
     };
     let (mut writer, label) =
-        args.device.writer_in(&loaded.config, loaded.weights, args.format).map_err(unboxed)?;
+        args.device.writer_in(&loaded.config, loaded.weights, &args.writing).map_err(unboxed)?;
     let mut out = std::io::stdout();
     let mut show = |text: &str| out.write_all(text.as_bytes()).and_then(|()| out.flush());
     // A closed pipe is no fault: the reader has enough.

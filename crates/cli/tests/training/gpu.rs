@@ -84,3 +84,30 @@ fn auto_says_where_it_writes_and_passes_a_software_driver_over() {
     let named = lab.run(&["generate", "run", "--prompt", "The", "-n", "4"]);
     assert_eq!((named.code, named.err.as_str()), (0, ""), "who names the device knows it: the lab does");
 }
+
+#[test]
+fn prompts_are_read_on_one_device_and_texts_written_on_another() {
+    let lab = Lab::new();
+    lab.trained("run", &["--steps", "60"]);
+    let write = |more: &[&str]| {
+        let ran = lab.run(&[&["generate", "run", "-p", "The cat", "-t", "0", "-n", "20"], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        (ran.out, ran.err)
+    };
+    let (text, _) = write(&["--device", "cpu"]);
+    // The rounding of the virtual Neural Engine moves no choice of a greedy text so short.
+    let (handed, said) = write(&["--device", "cpu", "--prompts", "virtual-ane", "--stats"]);
+    assert_eq!(handed, text);
+    assert!(said.contains("f32; prompts on virtual ANE (M4 Max), "), "{said}");
+    let window = lab.run(&["generate", "run", "-p", "The", "--device", "cpu", "--window", "8"]);
+    let why = "--window 8 is for GPUs: --device metal or vulkan";
+    assert!(window.code == 2 && window.err.contains(why), "{}", window.err);
+    let Ok(gpu) = Gpu::open(Api::Vulkan) else { return };
+    for prompts in ["cpu", "virtual-ane"] {
+        let (handed, said) = write(&["--device", "vulkan", "--prompts", prompts, "--stats"]);
+        assert_eq!(handed, text, "{prompts}");
+        assert!(said.contains(&format!("on {}, f16; prompts on ", gpu.label())), "{said}");
+    }
+    // A window that holds the whole text changes nothing.
+    assert_eq!(write(&["--device", "vulkan", "--window", "60"]).0, text);
+}

@@ -46,7 +46,7 @@ pub struct Turn {
 /// here, which is for one row. Override: `OS`, numbers of a row of `o`; `EPS` of norms. Grid: (kv_heads · groups,
 /// splits, rows).
 pub fn text(h: Heads, lanes: u32, splits: u32, turn: Option<Turn>) -> String {
-    let Heads { heads, kv_heads, head_dim: d, capacity } = h;
+    let Heads { heads, kv_heads, head_dim: d, capacity, window } = h;
     let (n, chunks, subgroups) = (group(h) as usize, h.chunks(), TILE / lanes);
     let (groups, pieces) = (heads / kv_heads / n as u32, chunks * 2);
     // Threads that walk values: whole rows of chunks.
@@ -71,14 +71,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         @builtin(subgroup_id) sg: u32, @builtin(subgroup_invocation_id) lane: u32) {{
   let row = R[wid.z]; let len = row.y + 1u; let kv = row.z * {kv_heads}u + wid.x / {groups}u;
   let head0 = wid.x * {n}u;
-  let share = (len + {}u) / {splits}u; let first = wid.y * share; let end = min(first + share, len);\n",
+{}\n",
         turn.map_or(String::new(), |turn| turn_text(h, turn)),
         n as u32 * pieces,
         n as u32 * TILE,
         n as u32 * subgroups,
         walkers * pieces,
         layout::place_fn(lanes),
-        splits - 1,
+        share(window, splits),
     );
     s += &match turn {
         Some(turn) => turn_queries(h, lanes, turn),
@@ -91,7 +91,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     s += &format!(
         "  let walker = li / {chunks}u; let c = li % {chunks}u;
   for (var t0 = first; t0 < end; t0 += {TILE}u) {{
-    let t = t0 + li; let here = t < end; let kb = kv * {chunks}u * {capacity}u + t;\n"
+    let t = t0 + li; let here = t < end; let kb = kv * {chunks}u * {capacity}u + {};\n",
+        h.place("t")
     );
     s += &each(n, |i| format!("    var s{i} = 0.0;\n"));
     s += "    if (here) {\n";
@@ -133,12 +134,20 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         "    workgroupBarrier();
     let count = min({TILE}u, end - t0);
     if (walker < {walkers}u) {{
-      var u = walker; let vb = (kv * {capacity}u + t0) * {chunks}u + c;
+      var u = walker; let vb = (kv * {capacity}u{}) * {chunks}u + c;
       for (; u + {}u < count; u += {}u) {{\n",
+        if window == 0 { " + t0" } else { "" },
         3 * walkers,
         4 * walkers
     );
-    s += &each(4, |e| format!("        let v{e} = VC[vb + (u + {}u) * {chunks}u];\n", e as u32 * walkers));
+    let value = |u: &str| match window {
+        0 => format!("vb + {u} * {chunks}u"),
+        _ => format!("vb + ((t0 + {u}) % {capacity}u) * {chunks}u"),
+    };
+    s += &each(4, |e| {
+        let at = value(&format!("(u + {}u)", e as u32 * walkers));
+        format!("        let v{e} = VC[{at}];\n")
+    });
     s += &each(4, |e| {
         let mut text = format!("        let f{e} = lo(v{e}); let g{e} = hi(v{e});\n");
         text += &each(n, |i| {
@@ -150,7 +159,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     s += &format!(
         "      }}
       for (; u < count; u += {walkers}u) {{
-        let v = VC[vb + u * {chunks}u]; let f = lo(v); let g = hi(v);\n"
+        let v = VC[{}]; let f = lo(v); let g = hi(v);\n",
+        value("u")
     );
     s += &each(n, |i| {
         format!("        {{ let p = P[{}u + u]; x{i} += p * f; y{i} += p * g; }}\n", i as u32 * TILE)
@@ -195,6 +205,22 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         s += "  }\n  workgroupBarrier();\n";
     }
     s + "}\n"
+}
+
+/// WGSL: the positions of a split, from `first` to `end`, of those up to `len` that the row sees.
+fn share(window: u32, splits: u32) -> String {
+    let (begin, seen, from) = match window {
+        0 => (String::new(), "len", "wid.y * share"),
+        _ => (
+            format!("  let begin = max(len, {window}u) - {window}u;\n"),
+            "len - begin",
+            "begin + wid.y * share",
+        ),
+    };
+    format!(
+        "{begin}  let share = ({seen} + {}u) / {splits}u; let first = {from}; let end = min(first + share, len);",
+        splits - 1
+    )
 }
 
 /// WGSL: the rotated queries into `QS`, scaled.
@@ -250,8 +276,8 @@ fn turned(base: u32, e: u32, pos: u32, r: f32, gain: u32) -> f32 {{
 
 /// WGSL: the queries, rotated here, into `QS`; who reads the new position writes its key and value first.
 fn turn_queries(h: Heads, lanes: u32, turn: Turn) -> String {
-    let Heads { heads, kv_heads, head_dim: d, capacity } = h;
-    let (n, chunks) = (group(h), h.chunks());
+    let Heads { heads, kv_heads, head_dim: d, capacity, .. } = h;
+    let (n, chunks, place) = (group(h), h.chunks(), h.place("pos"));
     let pieces = chunks * 2;
     let mut s = format!(
         "  let pos = row.y; let kbase = ({heads}u + wid.x) * {d}u; let vbase = ({}u + wid.x) * {d}u;\n",
@@ -291,8 +317,8 @@ fn turn_queries(h: Heads, lanes: u32, turn: Turn) -> String {
         "  if (first < end && end == len) {{
     for (var c = li; c < {chunks}u; c += {TILE}u) {{
       let e = c * 8u; let r = {};
-      KC[(kv * {chunks}u + c) * {capacity}u + pos] = vec4<u32>({});
-      VC[(kv * {capacity}u + pos) * {chunks}u + c] = vec4<u32>({});
+      KC[(kv * {chunks}u + c) * {capacity}u + {place}] = vec4<u32>({});
+      VC[(kv * {capacity}u + {place}) * {chunks}u + c] = vec4<u32>({});
     }}
   }}
   storageBarrier();\n",

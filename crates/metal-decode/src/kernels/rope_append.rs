@@ -25,6 +25,8 @@ pub struct Heads {
     pub head_dim: u32,
     /// Positions of a sequence in the cache: a multiple of [`super::attention::TILE`].
     pub capacity: u32,
+    /// Positions that a token sees, itself included, and the cache is a ring; 0: all.
+    pub window: u32,
 }
 
 impl Heads {
@@ -32,12 +34,17 @@ impl Heads {
     pub fn chunks(&self) -> u32 {
         self.head_dim.div_ceil(8)
     }
+
+    /// WGSL: the place in the cache of a position.
+    pub fn place(&self, position: &str) -> String {
+        if self.window == 0 { position.to_owned() } else { format!("({position}) % {}u", self.capacity) }
+    }
 }
 
 /// The text; `norm` says whether heads are normalised. Override: `EPS`.
 pub fn text(h: Heads, norm: bool) -> String {
-    let Heads { heads, kv_heads, head_dim, capacity } = h;
-    let (half, chunks) = (head_dim / 2, h.chunks());
+    let Heads { heads, kv_heads, head_dim, capacity, .. } = h;
+    let (half, chunks, at) = (head_dim / 2, h.chunks(), h.place("pos"));
     let (binding, normalise) = if norm {
         (
             "override EPS: f32;
@@ -84,7 +91,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
   workgroupBarrier();
   if (head >= {}u) {{
     let v = slot * {kv_heads}u + head - {}u;
-    for (var c = li; c < {chunks}u; c += {THREADS}u) {{ VC[(v * {capacity}u + pos) * {chunks}u + c] = chunk(c); }}
+    for (var c = li; c < {chunks}u; c += {THREADS}u) {{ VC[(v * {capacity}u + {at}) * {chunks}u + c] = chunk(c); }}
     return;
   }}
 {normalise}  for (var i = li; i < {half}u; i += {THREADS}u) {{
@@ -99,7 +106,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     return;
   }}
   let k = slot * {kv_heads}u + head - {heads}u;
-  for (var c = li; c < {chunks}u; c += {THREADS}u) {{ KC[(k * {chunks}u + c) * {capacity}u + pos] = chunk(c); }}
+  for (var c = li; c < {chunks}u; c += {THREADS}u) {{ KC[(k * {chunks}u + c) * {capacity}u + {at}] = chunk(c); }}
 }}\n",
         chunks * 8,
         heads + 2 * kv_heads,

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::output::{Measurement, OutputArgs};
 use crate::commands::presets;
-use crate::device::DeviceArgs;
+use crate::device::{DeviceArgs, WriterArgs};
 use crate::failure::{Failure, unboxed};
 use crate::format::{Held, held};
 use crate::gpu;
@@ -148,6 +148,7 @@ fn attention(device: &Gpu, c: &ModelConfig, ceiling: f64) -> anyhow::Result<Vec<
             kv_heads: c.kv_heads as u32,
             head_dim: c.head_dim as u32,
             capacity: 32_768,
+            window: 0,
         };
         let mut best: Option<(u32, measure::Timed)> = None;
         for splits in [4, 8, 16, 32, 64].into_iter().filter(|_| !device.is_software()) {
@@ -186,7 +187,8 @@ fn on_host(
     let format = args.format.unwrap_or(Held::F32);
     let weights = || Weights::init(config, 1);
     if !args.device.is_cpu()? {
-        let (mut writer, label) = args.device.writer_in(config, weights(), args.format).map_err(unboxed)?;
+        let (mut writer, label) =
+            args.device.writer_in(config, weights(), &WriterArgs::of(args.format)).map_err(unboxed)?;
         let report = bench::decode(&mut *writer, settings)?;
         let extra = json!({ "device": label, "format": format.to_string() });
         return show(args, measurement, &report, extra, None);
