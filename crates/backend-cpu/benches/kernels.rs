@@ -16,6 +16,13 @@ fn main() {
     let threads = std::env::args().find_map(|a| a.parse().ok()).unwrap_or(2);
     let plan = Plan::new(1).with_threads(threads).with_precision(Precision::Bf16);
     let mut exec = Exec::new(&plan).expect("threads start");
+    // Without tiles, where there are any: f32 goes through them in three parts.
+    let mut vectors = match Isa::available() {
+        [.., isa, tiles] if tiles.name() == "amx" => {
+            Some(Exec::new(&Plan { isa: *isa, ..plan }).expect("threads start"))
+        }
+        _ => None,
+    };
     let peak = probe::peak_gflops(threads).expect("threads start");
     let bandwidth = probe::memory_bandwidth(threads).expect("threads start");
     println!("{threads} threads, {}: {peak:.0} GFLOP/s, {bandwidth:.1} GB/s read", exec.isa.name());
@@ -49,6 +56,10 @@ fn main() {
         for (name, a, b) in layouts {
             let s = best(|| exec.matmul(1.0, a, b, Into::Set, MatMut::new(&mut c, m, n)));
             print!("  {name} {:5.0} GFLOP/s ({:2.0} %)", flops / s / 1e9, flops / s / 1e9 / peak * 100.0);
+            if let Some(exec) = &mut vectors {
+                let s = best(|| exec.matmul(1.0, a, b, Into::Set, MatMut::new(&mut c, m, n)));
+                print!(", without tiles {:.0}", flops / s / 1e9);
+            }
         }
         println!();
         let Some(peak) = bf16_peak else { continue };

@@ -102,9 +102,12 @@ const LINE: usize = 64;
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
 
+/// Bytes from which a buffer lies in huge pages.
+pub(crate) const HUGE_FROM: usize = 2 * HUGE;
+
 /// Bytes of the pages of a buffer: large ones lie in huge pages, where the system gives any.
 pub(crate) fn page_of(bytes: usize) -> usize {
-    if bytes >= 2 * HUGE { HUGE } else { 4096 }
+    if bytes >= HUGE_FROM { HUGE } else { 4096 }
 }
 
 impl<T: Plain> Buffer<T> {

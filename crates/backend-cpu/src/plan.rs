@@ -49,6 +49,11 @@ impl Precision {
         self == Precision::F32 || crate::gemm::bf16::in_hardware(isa)
     }
 
+    /// What multiplies the matrices of training in it, in a word or two for reports.
+    pub fn kernel(self, isa: Isa) -> &'static str {
+        crate::gemm::kernel(isa, self)
+    }
+
     /// Its name in settings and reports.
     pub fn name(self) -> &'static str {
         match self {

@@ -92,8 +92,8 @@ pub struct TrainConfig {
     /// Move the weights of each layer in the backward pass, which then keeps the gradients of one
     /// layer at a time; wants `accum` 1.
     pub update_in_backward: bool,
-    /// Numbers that the matrix products of the CPU multiply. The default is f32, so that a run gives
-    /// the same bits whatever the processor has.
+    /// Numbers that the matrix products of the CPU multiply. The default is f32, so that a run is equally
+    /// exact whatever the processor has; the last bits are those of its instructions.
     pub precision: Precision,
     /// How the CPU keeps weights; bf16 wants `precision` bf16.
     pub weights: WeightFormat,

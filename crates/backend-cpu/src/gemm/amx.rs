@@ -93,3 +93,53 @@ impl Drop for Tiles {
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
     }
 }
+
+/// Brings a line that will be written.
+#[inline(always)]
+pub(crate) fn fetch(at: *const f32) {
+    // SAFETY: a prefetch may be anywhere.
+    unsafe { asm!("prefetchw [{0}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
+}
+
+/// Loads a tile: its number, its start, the bytes from row to row.
+macro_rules! load {
+    ($tile:literal, $at:expr, $stride:expr) => {
+        ::std::arch::asm!(
+            concat!("tileloadd tmm", $tile, ", [{0} + {1}*1]"),
+            in(reg) $at,
+            in(reg) $stride,
+            options(readonly, nostack, preserves_flags),
+        )
+    };
+}
+
+/// Stores a tile likewise.
+macro_rules! store {
+    ($tile:literal, $at:expr, $stride:expr) => {
+        ::std::arch::asm!(
+            concat!("tilestored [{0} + {1}*1], tmm", $tile),
+            in(reg) $at,
+            in(reg) $stride,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+/// Clears a tile.
+macro_rules! zero {
+    ($tile:literal) => {
+        ::std::arch::asm!(concat!("tilezero tmm", $tile), options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// `c += a·b` of tiles.
+macro_rules! multiply {
+    ($c:literal, $a:literal, $b:literal) => {
+        ::std::arch::asm!(
+            concat!("tdpbf16ps tmm", $c, ", tmm", $a, ", tmm", $b),
+            options(nomem, nostack, preserves_flags),
+        )
+    };
+}
+
+pub(crate) use {load, multiply, store, zero};

@@ -15,7 +15,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Into, Mat, Target, Task};
+use super::{Into, Mat, Target, Task, blocks};
 use crate::{Buffer, CpuError, Isa};
 
 /// Rows of a panel of `a`.
@@ -158,14 +158,6 @@ pub(super) unsafe fn small(
         }
         panels(m, n, k, pack_a.as_ptr(), pack_b.as_ptr(), c, alpha, into);
     }
-}
-
-/// Cuts `total` into pieces `(start, len)` of nearly equal length: at most `most`, multiples of
-/// `unit` but for the last.
-fn blocks(total: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> {
-    let count = total.div_ceil(most);
-    let len = total.div_ceil(count).next_multiple_of(unit);
-    (0..total).step_by(len).map(move |start| (start, len.min(total - start)))
 }
 
 /// The product of packed operands: `a` from a panel border on, `b` from a panel border on.
@@ -430,34 +422,10 @@ pub(crate) fn spin(isa: Isa, steps: usize) -> f32 {
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose(from: *const f32, stride: usize, count: usize) -> [__m512; V] {
-    let mut r = [_mm512_setzero_ps(); V];
-    for (i, r) in r.iter_mut().enumerate() {
-        if i < count {
-            // SAFETY: row `i` of those that are there.
-            *r = unsafe { _mm512_loadu_ps(from.add(i * stride)) };
-        }
+    let mut r = [_mm512_setzero_si512(); V];
+    for (i, r) in r.iter_mut().enumerate().take(count) {
+        // SAFETY: row `i` of those that are there.
+        *r = unsafe { _mm512_loadu_si512(from.add(i * stride).cast()) };
     }
-    // In each 128-bit lane: pairs of rows, then groups of four rows.
-    let mut u = [_mm512_setzero_pd(); V];
-    for g in 0..4 {
-        let [a, b, c, d] = [r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]];
-        let ab = [_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)].map(|x| _mm512_castps_pd(x));
-        let cd = [_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)].map(|x| _mm512_castps_pd(x));
-        u[4 * g] = _mm512_unpacklo_pd(ab[0], cd[0]);
-        u[4 * g + 1] = _mm512_unpackhi_pd(ab[0], cd[0]);
-        u[4 * g + 2] = _mm512_unpacklo_pd(ab[1], cd[1]);
-        u[4 * g + 3] = _mm512_unpackhi_pd(ab[1], cd[1]);
-    }
-    // Lane `l` of `u[4g + j]` holds column `4l + j` of rows `4g..4g + 4`.
-    let mut out = [_mm512_setzero_ps(); V];
-    for j in 0..4 {
-        let [a, b, c, d] = [u[j], u[4 + j], u[8 + j], u[12 + j]].map(|x| _mm512_castpd_ps(x));
-        let (even_ab, odd_ab) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b));
-        let (even_cd, odd_cd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xDD>(c, d));
-        out[j] = _mm512_shuffle_f32x4::<0x88>(even_ab, even_cd);
-        out[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd_ab, odd_cd);
-        out[8 + j] = _mm512_shuffle_f32x4::<0xDD>(even_ab, even_cd);
-        out[12 + j] = _mm512_shuffle_f32x4::<0xDD>(odd_ab, odd_cd);
-    }
-    out
+    super::transpose::transpose(r).map(|x| _mm512_castsi512_ps(x))
 }

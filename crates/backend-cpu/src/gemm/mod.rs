@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A transposed operand is a [`Mat`] with its strides exchanged. With AVX-512 our own kernel runs on
-//! packed operands, on macOS Accelerate; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
+//! packed operands, with AMX too, on numbers in three parts (`bf16x3`), on macOS Accelerate; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
 //! transposed matrix are dot products. Which of them runs, and where it cuts, depends on the
 //! shapes and the [`Isa`] alone, so the bits do not depend on the number of threads.
 
@@ -15,14 +15,19 @@ pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod bf16x3;
 mod dots;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 use std::marker::PhantomData;
 
 pub use bf16::{Packed, Right};
-
 #[cfg(target_arch = "x86_64")]
+pub(crate) use bf16x3::PRODUCTS_OF_PARTS;
+
 use crate::isa::Level;
 use crate::{CpuError, Isa, Pool, Precision};
 
@@ -172,11 +177,37 @@ fn tasks(pool: &Pool, work: usize) -> impl Fn(usize, &Task<'_>) {
     }
 }
 
+/// Cuts `total` into pieces `(start, len)` of nearly equal length: at most `most`, multiples of
+/// `unit` but for the last.
+fn blocks(total: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = total.div_ceil(most);
+    let len = total.div_ceil(count).next_multiple_of(unit);
+    (0..total).step_by(len).map(move |start| (start, len.min(total - start)))
+}
+
+/// Memory that tasks write in different places, and then all read.
+#[derive(Clone, Copy)]
+struct Shared(*mut u32);
+
+// SAFETY: a pointer; whoever uses it says why nobody else writes there.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// From number `index` on.
+    fn at(self, index: usize) -> *mut u32 {
+        self.0.wrapping_add(index)
+    }
+}
+
 /// Matrix products with their packing memory.
 pub(crate) struct Gemm {
     isa: Isa,
     #[cfg(target_arch = "x86_64")]
     packs: avx512::Packs,
+    #[cfg(target_arch = "x86_64")]
+    split: bf16x3::Packs,
     bf16: Option<bf16::Packs>,
 }
 
@@ -185,13 +216,19 @@ impl Gemm {
     pub fn new(isa: Isa, precision: Precision, pool: &mut Pool) -> Result<Self, CpuError> {
         let scratch = if precision == Precision::Bf16 { bf16::SCRATCH } else { 0 };
         #[cfg(target_arch = "x86_64")]
-        let scratch = if isa.avx512() { scratch.max(avx512::SCRATCH) } else { scratch };
+        let scratch = match isa.level() {
+            Level::Amx => scratch.max(bf16x3::SCRATCH),
+            Level::Avx512 => scratch.max(avx512::SCRATCH),
+            _ => scratch,
+        };
         // At once: had a smaller one been freed, glibc would keep later pieces of its size for itself.
         pool.reserve_scratch(scratch)?;
         Ok(Self {
             isa,
             #[cfg(target_arch = "x86_64")]
             packs: avx512::Packs::new(isa)?,
+            #[cfg(target_arch = "x86_64")]
+            split: bf16x3::Packs::new(isa, pool.threads())?,
             bf16: (precision == Precision::Bf16).then(|| bf16::Packs::new(isa)).transpose()?,
         })
     }
@@ -202,11 +239,13 @@ impl Gemm {
         if let Some(packs) = &self.bf16 {
             return packs.shared_bytes(m, n, k);
         }
-        #[cfg(target_arch = "x86_64")]
-        if self.isa.avx512() {
-            return avx512::Packs::shared_bytes(m, n, k);
+        match self.isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx if m.min(n) >= bf16x3::LEAST => bf16x3::Packs::shared_bytes(m, n, k),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 | Level::Amx => avx512::Packs::shared_bytes(m, n, k),
+            _ => 0,
         }
-        0
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in the precision that [`Gemm::new`] was given.
@@ -266,9 +305,28 @@ impl Gemm {
         }
         match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
+            Level::Amx if m.min(n) >= bf16x3::LEAST => self.split.matmul(run, alpha, a, b, into, c),
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx => self.packs.matmul(run, alpha, a, b, into, c),
             _ => portable::matmul(run, alpha, a, b, into, c),
         }
+    }
+}
+
+/// What multiplies the matrices of training, in a word or two for reports.
+pub(crate) fn kernel(isa: Isa, precision: Precision) -> &'static str {
+    match (precision, isa.level()) {
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Bf16, Level::Amx) => "AMX tiles",
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Bf16, Level::Avx512) if bf16::in_hardware(isa) => "AVX-512 BF16",
+        (Precision::Bf16, _) => "plain Rust",
+        (Precision::F32, _) if cfg!(target_os = "macos") => "Accelerate",
+        #[cfg(target_arch = "x86_64")]
+        (Precision::F32, Level::Amx) => "AMX tiles, each number in three bf16 parts",
+        #[cfg(target_arch = "x86_64")]
+        (Precision::F32, Level::Avx512) => "AVX-512",
+        (Precision::F32, _) => "the gemm library",
     }
 }
 
@@ -411,6 +469,62 @@ mod tests {
                 let mut c = vec![f32::NAN; m * n];
                 exec(isa, 2).matmul(1.0, a, b, Into::Set, MatMut::new(&mut c, m, n));
                 assert_close(&c, &wanted, 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn three_parts_are_as_exact_as_multiply_adds() {
+        let [.., vectors, tiles] = Isa::available() else { return };
+        if tiles.name() != "amx" {
+            return;
+        }
+        for (m, n, k) in [(64, 80, 768), (40, 33, 4000), (50, 50, 33)] {
+            // Numbers of magnitudes from 2⁻²⁰ to 2²⁰, and of either sign.
+            let spread = |x: Vec<f32>| -> Vec<f32> {
+                x.iter().enumerate().map(|(i, x)| x * 2f32.powi(i as i32 * 7 % 41 - 20)).collect()
+            };
+            for spread in [&spread as &dyn Fn(Vec<f32>) -> Vec<f32>, &|x| x] {
+                let (a, b) = (spread(values(m * k, 1)), spread(values(k * n, 2)));
+                let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
+                let wanted = plain(1.0, a, b);
+                let size = |x: &[f32]| -> Vec<f32> { x.iter().map(|x| x.abs()).collect() };
+                let (sa, sb) = (size(a.data), size(b.data));
+                let sizes = plain(1.0, Mat::new(&sa, m, k), Mat::new(&sb, k, n));
+                // Largest error of a number, in units of the sum of the magnitudes of its terms.
+                let error = |isa| {
+                    let mut c = vec![f32::NAN; m * n];
+                    exec(isa, 2).matmul(1.0, a, b, Into::Set, MatMut::new(&mut c, m, n));
+                    let errors =
+                        c.iter().zip(&wanted).zip(&sizes).map(|((&c, w), s)| (f64::from(c) - w).abs() / s);
+                    errors.fold(0.0, f64::max)
+                };
+                let (plain, split) = (error(*vectors), error(*tiles));
+                println!("{m}×{n}×{k}: {plain:e} with multiply-adds, {split:e} with tiles");
+                assert!(split < 5e-7 && split < 2.0 * plain, "{m}×{n}×{k}: {split:e}, {plain:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_numbers_and_the_smallest_keep_their_meaning() {
+        for &isa in Isa::available() {
+            for x in [f32::MAX, -3.396e38, 1e30, 1e-30, 2e-33, -7e-40] {
+                let (a, b) = (vec![x; 20 * 40], values(40 * 20, 1));
+                let b: Vec<_> = b.iter().map(|b| b / 64.0).collect();
+                let mut c = vec![f32::NAN; 400];
+                let (a, b) = (Mat::new(&a, 20, 40), Mat::new(&b, 40, 20));
+                exec(isa, 1).matmul(1.0, a, b, Into::Set, MatMut::new(&mut c, 20, 20));
+                for (c, w) in c.iter().zip(plain(1.0, a, b)) {
+                    let error = (f64::from(*c) - w).abs();
+                    // Tiles take parts, and products of them, below the smallest normal number for zero.
+                    let lost = 40.0 * f64::from(f32::MIN_POSITIVE);
+                    assert!(
+                        error < 4e-7 * f64::from(x.abs()) + lost,
+                        "{}: {x:e}: {c:e} instead of {w:e}",
+                        isa.name()
+                    );
+                }
             }
         }
     }

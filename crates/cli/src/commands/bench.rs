@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use backend_ane::{Dims, Plan};
-use backend_cpu::probe;
+use backend_cpu::{Isa, probe};
 use bench::profile::{MOST_SPANS, Profile};
 use bench::results::{Case, Quantity};
 use bench::{Meter, Power, PowerError, StepSettings};
@@ -246,7 +246,7 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     let extra = json!({
         "preset": args.preset, "precision": precision, "optimizer_state": args.optimizer_state,
         "recompute": args.recompute, "update_in_backward": args.update_in_backward, "weights": args.weights,
-        "memory_bytes": memory, "peak_gflop_per_s": peak, "peak_share": share,
+        "kernel": kernel(precision), "memory_bytes": memory, "peak_gflop_per_s": peak, "peak_share": share,
     });
     if let (Some(details), serde_json::Value::Object(extra)) = (details.as_object_mut(), extra) {
         details.extend(extra);
@@ -281,13 +281,14 @@ fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {
     let fastest = report.ms.iter().copied().fold(f64::INFINITY, f64::min);
     let slowest = report.ms.iter().copied().fold(0.0, f64::max);
     println!(
-        "{}: {:.1}M parameters, {} × {} tokens, {}, {}",
+        "{}: {:.1}M parameters, {} × {} tokens, {}, {}; products on the CPU: {}",
         args.preset,
         report.params as f64 / 1e6,
         args.batch,
         args.seq,
         if precision == Precision::Bf16 { "bf16" } else { "f32" },
-        args.device.label()
+        args.device.label(),
+        kernel(precision)
     );
     for phase in &report.phases {
         println!(
@@ -333,6 +334,13 @@ fn told(power: &Result<Power, PowerError>, tok_per_s: f64) -> String {
         }
         Err(error) => format!("not measured: {error}"),
     }
+}
+
+/// What multiplies matrices in a precision on this processor.
+fn kernel(precision: Precision) -> &'static str {
+    let precision =
+        if precision == Precision::Bf16 { backend_cpu::Precision::Bf16 } else { backend_cpu::Precision::F32 };
+    precision.kernel(Isa::detect())
 }
 
 /// Most GFLOP/s of matrix products in a precision, measured now. Without instructions for bf16, the

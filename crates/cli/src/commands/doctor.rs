@@ -10,7 +10,7 @@ use std::time::Instant;
 use ane_bridge::apple::{self, Machine};
 use anyhow::Context;
 use backend::{Slot, Train};
-use backend_cpu::{Cpu, Isa, Plan};
+use backend_cpu::{Cpu, Isa, Plan, Precision};
 use model::{ModelConfig, Params, TokenId, Weights};
 use serde::Serialize;
 
@@ -145,7 +145,13 @@ fn build() -> Check {
 
 fn vector(features: &Features) -> Check {
     let names = if features.0.is_empty() { "none known".into() } else { features.0.join(" ") };
-    let check = Check::ok("vector", format!("{names}; the CPU backend uses {}", Isa::detect().name()));
+    let isa = Isa::detect();
+    let [f32, bf16] = [Precision::F32, Precision::Bf16].map(|precision| precision.kernel(isa));
+    let found = format!(
+        "{names}; the CPU backend uses {}; it multiplies f32 with {f32}, bf16 with {bf16}",
+        isa.name()
+    );
+    let check = Check::ok("vector", found);
     if cfg!(target_arch = "x86_64") && !features.0.contains(&"avx2") {
         return check.but(Mark::Warn, "without AVX2 training is several times slower");
     }

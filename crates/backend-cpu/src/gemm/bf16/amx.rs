@@ -6,55 +6,16 @@
 //! already are rows of 16 columns. Four tiles of `c` stay in registers, two of each operand pass by.
 //! Numbers below the smallest normal one count as zero.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::avx512::{bits, interleave, transpose};
+use super::avx512::{bits, interleave};
 use super::{NR, V};
-use crate::gemm::amx::{ROW_BYTES, ROWS, Tiles};
+use crate::gemm::amx::{ROW_BYTES, ROWS, Tiles, fetch, load, multiply, store, zero};
+use crate::gemm::transpose::transpose;
 use crate::gemm::{Into, Mat, Target};
 
 /// Rows of `a` that go by while a panel of `b` stays in the second-level cache.
 const PASS_ROWS: usize = 512;
-
-/// Loads a tile: its number, its start, the bytes from row to row.
-macro_rules! load {
-    ($tile:literal, $at:expr, $stride:expr) => {
-        asm!(
-            concat!("tileloadd tmm", $tile, ", [{0} + {1}*1]"),
-            in(reg) $at,
-            in(reg) $stride,
-            options(readonly, nostack, preserves_flags),
-        )
-    };
-}
-
-macro_rules! store {
-    ($tile:literal, $at:expr, $stride:expr) => {
-        asm!(
-            concat!("tilestored [{0} + {1}*1], tmm", $tile),
-            in(reg) $at,
-            in(reg) $stride,
-            options(nostack, preserves_flags),
-        )
-    };
-}
-
-macro_rules! zero {
-    ($tile:literal) => {
-        asm!(concat!("tilezero tmm", $tile), options(nomem, nostack, preserves_flags))
-    };
-}
-
-/// `c += a·b` of tiles.
-macro_rules! multiply {
-    ($c:literal, $a:literal, $b:literal) => {
-        asm!(
-            concat!("tdpbf16ps tmm", $c, ", tmm", $a, ", tmm", $b),
-            options(nomem, nostack, preserves_flags),
-        )
-    };
-}
 
 /// See [`super::Unit::pack_rows`].
 ///
@@ -322,13 +283,6 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
             }
         }
     }
-}
-
-/// Brings a line that will be written.
-#[inline(always)]
-fn fetch(at: *const f32) {
-    // SAFETY: a prefetch may be anywhere.
-    unsafe { asm!("prefetchw [{0}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
 }
 
 /// Multiply-adds of a step of [`spin`].

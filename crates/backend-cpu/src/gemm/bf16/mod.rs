@@ -18,7 +18,7 @@ mod amx;
 mod avx512;
 mod emulated;
 
-use super::{Into, Mat, Target, Task};
+use super::{Into, Mat, Shared, Target, Task, blocks};
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
 use crate::{Buffer, CpuError, Isa};
@@ -498,29 +498,6 @@ unsafe fn turned(unit: Unit, w: Packed<'_>, p0: usize, depth: usize, col: usize,
             let from = w.data[start..].as_ptr();
             unit.turn(from, stride, pairs, from.wrapping_add(NR * deep), own.add((row - p0) / 2 * width));
         }
-    }
-}
-
-/// Cuts `total` into pieces `(start, len)` of nearly equal length: at most `most`, multiples of
-/// `unit` but for the last.
-fn blocks(total: usize, most: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> {
-    let count = total.div_ceil(most);
-    let len = total.div_ceil(count).next_multiple_of(unit);
-    (0..total).step_by(len).map(move |start| (start, len.min(total - start)))
-}
-
-/// Memory that tasks write in different places, and then all read.
-#[derive(Clone, Copy)]
-struct Shared(*mut u32);
-
-// SAFETY: a pointer; whoever uses it says why nobody else writes there.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn at(self, index: usize) -> *mut u32 {
-        self.0.wrapping_add(index)
     }
 }
 
