@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,31 @@ pub struct Step {
     rows: Option<(usize, u32)>,
     /// Whether the rows of the call are handed over as immediates.
     immediates: bool,
+}
+
+/// What a kernel is found by.
+fn key(text: &str, constants: &[(&str, f64)]) -> String {
+    format!("{constants:?}\n{text}")
+}
+
+fn build(device: &wgpu::Device, text: &str, constants: &[(&str, f64)]) -> GpuResult<Pipeline> {
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let module = crate::trusted::module(device, text);
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants,
+            zero_initialize_workgroup_memory: false,
+        },
+        cache: None,
+    });
+    match pollster::block_on(scope.pop()) {
+        None => Ok(Pipeline { pipeline, immediates: text.contains("var<immediate>") }),
+        Some(error) => Err(GpuError::Kernel(error.to_string())),
+    }
 }
 
 /// A kernel that is compiled.
@@ -296,32 +322,44 @@ impl Gpu {
     /// # Errors
     /// When the text is wrong, which is a fault of ours, or the driver refuses it.
     pub fn compile(&self, text: &str, constants: &[(&str, f64)]) -> GpuResult<Pipeline> {
-        let key = format!("{constants:?}\n{text}");
+        let key = key(text, constants);
         if let Some(known) = self.kernels.borrow().get(&key) {
             return Ok(known.clone());
         }
         self.count();
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let module = crate::trusted::module(&self.device, text);
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: None,
-            layout: None,
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        match pollster::block_on(scope.pop()) {
-            None => {
-                let kernel = Pipeline { pipeline, immediates: text.contains("var<immediate>") };
-                self.kernels.borrow_mut().insert(key, kernel.clone());
-                Ok(kernel)
+        let kernel = build(&self.device, text, constants)?;
+        self.kernels.borrow_mut().insert(key, kernel.clone());
+        Ok(kernel)
+    }
+
+    /// Compiles many, on all processors, so that [`Gpu::compile`] finds them: a driver takes long for each.
+    ///
+    /// # Errors
+    /// As [`Gpu::compile`].
+    pub fn compile_all(&self, kernels: &[(String, Vec<(&str, f64)>)]) -> GpuResult<()> {
+        // Only the device goes to the threads, not the counters beside it.
+        let (device, next) = (&self.device, AtomicUsize::new(0));
+        let work = || {
+            let mut built = Vec::new();
+            while let Some((text, constants)) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+                built.push((key(text, constants), build(device, text, constants)?));
             }
-            Some(error) => Err(GpuError::Kernel(error.to_string())),
+            GpuResult::Ok(built)
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(kernels.len());
+        let built = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined.map(|built| built.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        let built: Vec<GpuResult<Vec<(String, Pipeline)>>> = built;
+        for built in built {
+            for (key, kernel) in built? {
+                self.count();
+                self.kernels.borrow_mut().insert(key, kernel);
+            }
         }
+        Ok(())
     }
 
     /// Binds buffers to a kernel, in the order of its bindings.

@@ -13,7 +13,7 @@ use crate::gpu::{Gpu, Step};
 use crate::kernels::gemv::{Gemv, Tiling};
 use crate::kernels::rope_append::Heads;
 use crate::kernels::{Epilogue, attention, stream};
-use crate::matrix::{Matrix, Numbers, blocks, fill};
+use crate::matrix::{Matrix, Numbers, Part, blocks, fill};
 use crate::tuning::{Entry, Tuning};
 use crate::{GpuResult, layout};
 
@@ -134,11 +134,24 @@ impl Product {
     /// # Errors
     /// When the kernel does not compile.
     pub fn time(&self, gpu: &Gpu, tiling: Tiling, norm: bool, passes: usize) -> GpuResult<Timed> {
-        let gemv = Gemv { format: self.format, tiling, columns: 1, norm, epilogue: Epilogue::Store };
+        let steps = self.steps(gpu, tiling, norm)?;
+        let seconds = median(gpu, &steps.iter().collect::<Vec<_>>(), 1, passes)?;
+        Ok(self.timed(seconds))
+    }
+
+    fn timed(&self, seconds: f64) -> Timed {
+        Timed { seconds: seconds / self.copies.len() as f64, bytes: self.copies[0].bytes() }
+    }
+
+    fn gemv(&self, tiling: Tiling, norm: bool) -> Gemv {
+        Gemv { format: self.format, tiling, columns: 1, norm, epilogue: Epilogue::Store }
+    }
+
+    /// The kernels of a tiling, one for each part; the parts of every copy are alike.
+    fn kernels(&self, gpu: &Gpu, tiling: Tiling, norm: bool) -> Vec<Text> {
+        let text = self.gemv(tiling, norm).text(gpu.lanes());
         let row = layout::activation_row(self.k, gpu.lanes() as usize);
-        // The parts of every copy are alike.
-        let mut kernels = Vec::new();
-        for part in &self.copies[0].parts {
+        let of = |part: &Part| {
             let mut constants = vec![
                 ("NB", blocks(self.k) as f64),
                 ("M", part.rows as f64),
@@ -149,8 +162,17 @@ impl Product {
             if norm {
                 constants.extend([("KF", self.k as f64), ("EPS", 1e-5)]);
             }
-            kernels.push(gpu.compile(&gemv.text(gpu.lanes()), &constants)?);
-        }
+            (text.clone(), constants)
+        };
+        self.copies[0].parts.iter().map(of).collect()
+    }
+
+    /// One product after the other, over all copies.
+    fn steps(&self, gpu: &Gpu, tiling: Tiling, norm: bool) -> GpuResult<Vec<Step>> {
+        let kernels = self.kernels(gpu, tiling, norm);
+        let compile = |(text, constants): &Text| gpu.compile(text, constants);
+        let kernels = kernels.iter().map(compile).collect::<GpuResult<Vec<_>>>()?;
+        let gemv = self.gemv(tiling, norm);
         let mut steps = Vec::new();
         for matrix in &self.copies {
             for (part, kernel) in matrix.parts.iter().zip(&kernels) {
@@ -159,10 +181,12 @@ impl Product {
                 steps.push(gpu.step(kernel, &buffers, gemv.grid(part.rows, gpu.lanes())));
             }
         }
-        let seconds = median(gpu, &steps.iter().collect::<Vec<_>>(), 1, passes)? / self.copies.len() as f64;
-        Ok(Timed { seconds, bytes: self.copies[0].bytes() })
+        Ok(steps)
     }
 }
+
+/// A kernel's text and constants.
+type Text = (String, Vec<(&'static str, f64)>);
 
 /// A product of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,30 +210,40 @@ pub fn shapes(c: &ModelConfig) -> [Shape; 5] {
     ]
 }
 
-/// The tilings that are worth trying.
+/// The tilings that are worth trying: what won for some shape of some format, and its neighbours.
 pub fn candidates(gpu: &Gpu, format: Format) -> Vec<Tiling> {
     let mut all = Vec::new();
-    for rows in [1, 2, 4, 8] {
+    for rows in [1, 2, 4] {
         for threads in [64, 128, 256] {
             for split in [1, 2, 4, 8] {
                 let tiling = Tiling { rows, threads, split, dots: 0 };
-                if !tiling.fits(gpu.lanes(), gpu.max_threads(), Epilogue::Store) || rows * split > 16 {
-                    continue;
+                if tiling.fits(gpu.lanes(), gpu.max_threads(), Epilogue::Store) && rows * split <= 16 {
+                    all.push(tiling);
                 }
-                all.push(tiling);
-                if layout::scaled(format) && gpu.multiplies_bytes() && threads == 256 && split <= 2 {
-                    // Few workgroups, which make the bytes of the vector, of many threads.
-                    for (threads, dots) in [(256, 264), (256, 528), (512, 264)] {
-                        all.push(Tiling { threads: threads.min(gpu.max_threads()), dots, ..tiling });
-                    }
+            }
+        }
+        if layout::scaled(format) && gpu.multiplies_bytes() {
+            // Few workgroups, which make the bytes of the vector, of many threads.
+            for (threads, split) in [(256, 1), (256, 2), (512, 1), (512, 2)] {
+                let tiling = Tiling { rows, threads: threads.min(gpu.max_threads()), split, dots: 264 };
+                if !all.contains(&tiling) && tiling.fits(gpu.lanes(), gpu.max_threads(), Epilogue::Store) {
+                    all.push(tiling);
                 }
             }
         }
     }
+    // A program is as fast with any of them.
+    all.truncate(if gpu.is_software() { 4 } else { usize::MAX });
     all
 }
 
+/// Tilings that are timed again, with care.
+const FINALISTS: usize = 4;
+
 /// The fastest tiling of each shape, as entries of a table, with their times.
+///
+/// All candidates of a shape are compiled first, on all processors, and timed in one go while the device is at
+/// its clock of work; the best of them again.
 ///
 /// # Errors
 /// When memory is short.
@@ -223,11 +257,26 @@ pub fn tune(
     let mut tuning = Tuning::default();
     for &Shape { k, m, norm } in shapes {
         let product = Product::new(gpu, format, k, m, effort)?;
+        let tilings = candidates(gpu, format);
+        let kernels: Vec<_> = tilings.iter().flat_map(|t| product.kernels(gpu, *t, norm)).collect();
+        gpu.compile_all(&kernels)?;
+        let mut timed = Vec::new();
+        for tiling in tilings {
+            let steps = product.steps(gpu, tiling, norm)?;
+            if timed.is_empty() {
+                warm(gpu, &steps.iter().collect::<Vec<_>>(), 1, Duration::from_millis(WARM_MS))?;
+            }
+            let once = || gpu.time(&steps, 1);
+            let seconds = once()?.min(once()?);
+            timed.push((seconds, tiling, steps));
+        }
+        timed.sort_by(|a, b| a.0.total_cmp(&b.0));
+        timed.truncate(FINALISTS);
         let mut best: Option<(Tiling, Timed)> = None;
-        for tiling in candidates(gpu, format) {
-            let timed = product.time(gpu, tiling, norm, 3)?;
-            if best.is_none_or(|(_, b)| timed.seconds < b.seconds) {
-                best = Some((tiling, timed));
+        for (_, tiling, steps) in &timed {
+            let seconds = median(gpu, &steps.iter().collect::<Vec<_>>(), 1, effort.passes)?;
+            if best.is_none_or(|(_, b)| product.timed(seconds).seconds < b.seconds) {
+                best = Some((*tiling, product.timed(seconds)));
             }
         }
         let Some((tiling, timed)) = best else { continue };

@@ -1,6 +1,7 @@
 //! `rustane tune`: times the kernels on this GPU and keeps the choice.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Context;
 use metal_decode::measure::{self, Effort};
@@ -35,16 +36,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let file = gpu::tuning_file(&device);
     let text = std::fs::read_to_string(&file).unwrap_or_default();
     let mut all: Tuning = serde_json::from_str(&text).unwrap_or_default();
+    let begin = Instant::now();
+    let folder = file.parent().map_or_else(paths::cache, std::path::Path::to_owned);
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for format in formats {
         let tell = |e: &metal_decode::Entry, t: measure::Timed| {
             println!(
-                "{:>5} {:>6} × {:<6}  {} rows, {:>3} threads, split {}  {:>8.1} µs  {:>7.1} GB/s",
+                "{:>5} {:>6} × {:<6}  {} rows, {:>3} threads, split {}, {}  {:>8.1} µs  {:>7.1} GB/s",
                 e.format,
                 e.k,
                 e.m,
                 e.tiling.rows,
                 e.tiling.threads,
                 e.tiling.split,
+                if e.tiling.dots > 0 { "integers" } else { "floats  " },
                 t.seconds * 1e6,
                 t.gb_per_s()
             );
@@ -56,11 +61,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         all.entries.retain(new);
         all.entries.extend(timed.entries);
+        // After each format, so that who stops it keeps what was timed.
+        std::fs::write(&file, serde_json::to_string_pretty(&all)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let folder = file.parent().map_or_else(paths::cache, std::path::Path::to_owned);
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    std::fs::write(&file, serde_json::to_string_pretty(&all)?)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    println!("kept in {}", file.display());
+    println!("kept in {}, after {:.0} s", file.display(), begin.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }

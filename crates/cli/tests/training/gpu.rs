@@ -111,3 +111,30 @@ fn prompts_are_read_on_one_device_and_texts_written_on_another() {
     // A window that holds the whole text changes nothing.
     assert_eq!(write(&["--device", "vulkan", "--window", "60"]).0, text);
 }
+
+#[test]
+fn tuning_is_kept_and_used() {
+    let lab = Lab::new();
+    let tune = |more: &[&str]| {
+        let args = [&["tune", "--device", "vulkan", "--shape", "tiny"], more].concat();
+        crate::support::run(lab.command(&args).env("RUSTANE_CACHE", lab.path("cache")))
+    };
+    let Ok(gpu) = Gpu::open(Api::Vulkan) else {
+        assert_eq!(tune(&[]).code, 5);
+        return;
+    };
+    let ran = tune(&["--format", "q8_0"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.starts_with(&gpu.label()) && ran.out.contains("kept in "), "{}", ran.out);
+    let kept = || {
+        let file = std::fs::read_dir(lab.path("cache/tuning")).unwrap().next().unwrap().unwrap().path();
+        serde_json::from_slice::<metal_decode::Tuning>(&std::fs::read(file).unwrap()).unwrap().entries
+    };
+    let first = kept();
+    // One for each product of a block and the head; the tiny model has some of equal shape.
+    assert!((3..=5).contains(&first.len()) && first.iter().all(|e| e.format == "q8_0"), "{first:?}");
+    // Another format joins them, and the same one again replaces its own.
+    assert_eq!((tune(&["--format", "f16"]).code, tune(&["--format", "f16"]).code), (0, 0));
+    let both = kept();
+    assert!(both.len() == 2 * first.len() && both[..first.len()] == first[..], "{both:?}");
+}
