@@ -111,7 +111,7 @@ fn main() {
         let qkv = vec![0.1; tokens * 3 * 768];
         let (mut o, mut lse) = (vec![0.0; tokens * 768], vec![0.0; tokens * 12]);
         let flops = 2.0 * (seq + 1) as f64 * (tokens * 768) as f64;
-        let s = best(|| attention::forward(&exec, h, &qkv, &mut o, &mut lse));
+        let s = best(|| attention::forward(&exec, exec.precision, h, &qkv, &mut o, &mut lse));
         print!("attention {seq:>5}: forward {:5.0} GFLOP/s", flops / s / 1e9);
         let (dout, mut delta, mut dqkv) = (o.clone(), lse.clone(), qkv.clone());
         let s = best(|| {

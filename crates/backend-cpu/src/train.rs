@@ -218,7 +218,7 @@ impl Cpu {
             }
         });
         let (o, lse) = (&mut inside.o[..tokens * q], &mut inside.lse[..tokens * c.heads]);
-        attention::forward(&self.exec, Heads::new(c, seq), qkv, o, lse);
+        attention::forward(&self.exec, self.exec.precision, Heads::new(c, seq), qkv, o, lse);
     }
 
     /// Fills what the feed-forward keeps: gate and up.

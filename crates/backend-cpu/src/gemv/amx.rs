@@ -1,31 +1,34 @@
 //! Many rows at once with tiles of AMX: a prompt.
 //!
-//! Inputs are rounded to bf16, weights become bf16 on their way, [`DEPTH`] columns of two panels at a time, so
-//! that they stay in the first-level cache while all inputs go by; a task has [`PANELS`] panels, so that
-//! inputs come from the second-level cache more often than from memory. A panel of pairs is what a tile
-//! multiplies: 16 pairs of 16 outputs. Sums are f32.
+//! Inputs are rounded to bf16 and lie tile by tile, 16 rows of 32 columns, so that rows do not meet in few sets
+//! of a cache; tiles of the same rows follow each other. Weights become bf16 on their way, [`DEPTH`] columns
+//! of two panels at a time, so that they stay in the first-level cache while all inputs go by; a task has up
+//! to [`PANELS`] panels, so that inputs come from the second-level cache more often than from memory. A panel
+//! of pairs is what a tile multiplies: 16 pairs of 16 outputs. Sums are f32.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Kind, LANES, Lanes, VECTOR};
 use crate::Isa;
-use crate::gemm::amx;
-use crate::gemm::amx::{ROW_BYTES, Tiles};
+use crate::gemm::amx::{self, ROW_BYTES, Tiles};
 use crate::isa::Level;
 
 /// Rows of inputs that go together: two tiles.
 pub(super) const ROWS: usize = 2 * amx::ROWS;
-/// Panels of a task.
-pub(super) const PANELS: usize = 8;
+/// Most panels of a task.
+pub(super) const PANELS: usize = 16;
 /// Columns of a pass.
 const DEPTH: usize = 512;
-/// Columns of a tile.
-const STEP: usize = 32;
+/// Rows and columns of a tile of inputs.
+pub(super) const TILE_ROWS: usize = amx::ROWS;
+pub(super) const TILE_COLUMNS: usize = 32;
+/// Numbers of a tile.
+const TILE: usize = TILE_ROWS * TILE_COLUMNS;
 
 /// Whether this machine, at this level, has the instructions.
 pub(super) fn available(isa: Isa) -> bool {
-    isa.level() == Level::Avx512 && is_x86_feature_detected!("avx512bf16") && amx::available()
+    isa.level() == Level::Amx
 }
 
 /// Numbers of scratch for [`products`] of `n` rows.
@@ -35,7 +38,7 @@ pub(super) fn scratch(n: usize) -> usize {
 
 /// The sums of all rows with up to [`PANELS`] panels, `[panel][row][LANES]` at the beginning of `scratch`.
 ///
-/// `x` is `[n rounded up to ROWS][padded]`, the upper halves of f32; `panel` gives the bytes of each panel.
+/// `x` is `[n rounded up to ROWS][padded]` in tiles, the upper halves of f32; `panel` gives the bytes of each panel.
 ///
 /// # Safety
 ///
@@ -68,9 +71,9 @@ pub(super) unsafe fn products<'a>(
                 // SAFETY: ROWS rows of `depth` columns from `from` on; pairs of as many columns; sums of
                 // ROWS rows, of panels below PANELS, which is even.
                 unsafe {
-                    let x = x.as_ptr().add(row * padded + from);
+                    let x = x.as_ptr().add(row * padded + from * TILE_ROWS);
                     let c = [sum(0), sum(1)].map(|at| sums.as_mut_ptr().add(at));
-                    tiles(depth / STEP, x, 2 * padded, weights.as_ptr(), c, from > 0);
+                    tiles(depth / TILE_COLUMNS, x, TILE_ROWS * padded, weights.as_ptr(), c, from > 0);
                 }
             }
         }
@@ -81,8 +84,9 @@ pub(super) unsafe fn products<'a>(
 ///
 /// # Safety
 ///
-/// Tiles are configured; the operands are there, `c` for [`ROWS`] rows of [`LANES`] sums.
-unsafe fn tiles(steps: usize, x: *const u16, stride: usize, w: *const f32, c: [*mut f32; 2], add: bool) {
+/// Tiles are configured; the operands are there, the second rows of `x` `next` numbers behind the first, `c`
+/// for [`ROWS`] rows of [`LANES`] sums.
+unsafe fn tiles(steps: usize, x: *const u16, next: usize, w: *const f32, c: [*mut f32; 2], add: bool) {
     const LINE: usize = ROW_BYTES;
     let below = |at: *mut f32| at.wrapping_add(amx::ROWS * LANES);
     // SAFETY: the caller's promise; tiles are named nowhere else.
@@ -105,20 +109,20 @@ unsafe fn tiles(steps: usize, x: *const u16, stride: usize, w: *const f32, c: [*
         }
         asm!(
             "2:",
-            "tileloadd tmm4, [{x0} + {stride}*1]",
+            "tileloadd tmm4, [{x0} + {line}*1]",
             "tileloadd tmm6, [{w0} + {line}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tileloadd tmm7, [{w1} + {line}*1]",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{x1} + {stride}*1]",
+            "tileloadd tmm5, [{x1} + {line}*1]",
             "tdpbf16ps tmm2, tmm5, tmm6",
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {x0}, 64", "add {x1}, 64", "add {w0}, 1024", "add {w1}, 1024",
+            "add {x0}, {tile}", "add {x1}, {tile}", "add {w0}, {tile}", "add {w1}, {tile}",
             "dec {steps}",
             "jnz 2b",
-            x0 = inout(reg) x => _, x1 = inout(reg) x.byte_add(amx::ROWS * stride) => _,
+            x0 = inout(reg) x => _, x1 = inout(reg) x.add(next) => _,
             w0 = inout(reg) w => _, w1 = inout(reg) w.add(DEPTH / 2 * LANES) => _,
-            steps = inout(reg) steps => _, stride = in(reg) stride, line = in(reg) LINE,
+            steps = inout(reg) steps => _, line = in(reg) LINE, tile = const 2 * TILE,
             options(readonly, nostack)
         );
         asm!(
@@ -190,16 +194,25 @@ unsafe fn unpack(kind: Kind, panel: &[u8], from: usize, depth: usize, to: &mut [
 /// Two numbers of each lane, rounded to bf16, the first one below.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn pairs(low: __m512, high: __m512) -> __m512i {
-    let wide = |x: __m512| {
-        // SAFETY: sixteen bf16 are 256 bits.
-        let halves: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) };
-        _mm512_cvtepu16_epi32(halves)
+    /// A number of the lower half, then its neighbour of the upper half.
+    const TURNS: [u16; 32] = {
+        let mut turns = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            turns[i] = (i / 2 + i % 2 * 16) as u16;
+            i += 1;
+        }
+        turns
     };
-    _mm512_or_si512(wide(low), _mm512_slli_epi32::<16>(wide(high)))
+    // SAFETY: 32 bf16 are 512 bits, and so are 32 numbers of the table.
+    unsafe {
+        let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+        _mm512_permutexvar_epi16(_mm512_loadu_si512(TURNS.as_ptr().cast()), halves)
+    }
 }
 
 /// The sums of a row with a panel.
-pub(super) fn lanes(scratch: &[f32], rows: usize, panel: usize, row: usize) -> Lanes {
+pub(super) fn lanes(scratch: &[f32], rows: usize, panel: usize, row: usize) -> &Lanes {
     let at = (panel * rows.next_multiple_of(ROWS) + row) * LANES;
-    *scratch[at..].first_chunk().expect("a row of sums")
+    scratch[at..].first_chunk().expect("a row of sums")
 }

@@ -142,4 +142,29 @@ pub(super) unsafe fn bf16<const M: usize>(panel: &[u8], x: &[Row<'_>; M], y: &mu
     store(std::array::from_fn(|m| _mm512_add_ps(even[m], odd[m])), y);
 }
 
+/// Multiply-adds of a step of [`spin`].
+pub(super) const SPIN: usize = CHAINS * VECTOR;
+/// Independent sums: enough to hide the latency of a product.
+const CHAINS: usize = 12;
+
+/// `steps` rounds of products that wait for nothing but themselves.
+///
+/// # Safety
+///
+/// The machine has AVX-512 F and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn spin(steps: usize) -> i32 {
+    let ones = _mm512_set1_epi8(1);
+    let mut sums = [_mm512_setzero_si512(); CHAINS];
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, ones, ones);
+        }
+        // Else the compiler turns the loop into one product.
+        std::hint::black_box(());
+    }
+    let total = sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi32(a, b));
+    _mm512_reduce_add_epi32(total)
+}
+
 const _: () = assert!(LANES == 16);

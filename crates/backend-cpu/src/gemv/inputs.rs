@@ -19,7 +19,7 @@ pub struct Inputs {
     scales: Buffer<f32>,
     offsets: Buffer<i32>,
     values: Buffer<f32>,
-    /// Rounded to bf16 for tiles; empty without them.
+    /// Rounded to bf16, tile by tile, [`super::amx`]; empty without tiles.
     #[cfg(target_arch = "x86_64")]
     halves: Buffer<u16>,
     /// Whether those are the rows now.
@@ -29,7 +29,10 @@ pub struct Inputs {
 
 /// Rows from which on tiles pay.
 #[cfg(target_arch = "x86_64")]
-const MANY: usize = 24;
+pub(super) const MANY: usize = 24;
+
+#[cfg(target_arch = "x86_64")]
+use super::amx::{TILE_COLUMNS, TILE_ROWS};
 
 /// Columns of inputs for tiles.
 #[cfg(target_arch = "x86_64")]
@@ -87,21 +90,22 @@ impl Inputs {
         let (kind, n) = (self.kind(), x.len() / columns);
         let padded = columns.next_multiple_of(kind.unit_columns());
         (self.columns, self.padded) = (columns, padded);
-        let x = Rows::new(x, ROWS * columns);
         #[cfg(target_arch = "x86_64")]
         {
             self.many = n >= MANY && !self.halves.is_empty();
             if self.many {
                 let padded = self::padded(columns);
-                let halves = RowsMut::new(&mut self.halves[..n * padded], ROWS * padded);
-                return pool.each((x, halves), |_, (x, halves)| {
-                    for (x, halves) in x.chunks_exact(columns).zip(halves.chunks_exact_mut(padded)) {
-                        round_halves(isa, x, &mut halves[..columns]);
-                        halves[columns..].fill(0);
+                let rows = n.next_multiple_of(TILE_ROWS);
+                let halves = RowsMut::new(&mut self.halves[..rows * padded], TILE_ROWS * padded);
+                let x = Rows::new(x, TILE_ROWS * columns);
+                return pool.each((x, halves), |_, (x, tiles)| {
+                    for (row, x) in x.chunks_exact(columns).enumerate() {
+                        round_halves(isa, x, row, tiles);
                     }
                 });
             }
         }
+        let x = Rows::new(x, ROWS * columns);
         match kind {
             Kind::Bf16 => {
                 let values = RowsMut::new(&mut self.values[..n * padded], ROWS * padded);
@@ -150,14 +154,27 @@ impl Inputs {
 
 #[cfg(target_arch = "x86_64")]
 simd! {
-    /// To the nearest bf16, to the even one of two; NaN stays NaN.
-    fn round_halves(x: &[f32], halves: &mut [u16]) {
-        for (x, half) in x.iter().zip(halves) {
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
-            *half = (if x.is_nan() { bits | 0x40_0000 } else { rounded } >> 16) as u16;
+    /// To the nearest bf16, to the even one of two, into a row of tiles; NaN stays NaN.
+    fn round_halves(x: &[f32], row: usize, tiles: &mut [u16]) {
+        for (step, tile) in tiles.chunks_exact_mut(TILE_ROWS * TILE_COLUMNS).enumerate() {
+            let to: &mut [u16; TILE_COLUMNS] =
+                tile[row * TILE_COLUMNS..].first_chunk_mut().expect("a row of a tile");
+            let from = x.len().min(step * TILE_COLUMNS);
+            let x = &x[from..x.len().min(from + TILE_COLUMNS)];
+            match x.as_array::<TILE_COLUMNS>() {
+                Some(x) => (0..TILE_COLUMNS).for_each(|i| to[i] = half(x[i])),
+                None => (0..TILE_COLUMNS).for_each(|i| to[i] = x.get(i).map_or(0, |&x| half(x))),
+            }
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn half(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    (if x.is_nan() { bits | 0x40_0000 } else { rounded } >> 16) as u16
 }
 
 simd! {

@@ -136,9 +136,9 @@ impl Unit {
     fn new(isa: Isa) -> Self {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 if avx512::detected() => Unit::Avx512,
+            Level::Avx512 | Level::Amx if avx512::detected() => Unit::Avx512,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx2 if avx2::detected() => Unit::Avx2,
+            Level::Amx | Level::Avx512 | Level::Avx2 if avx2::detected() => Unit::Avx2,
             #[cfg(target_arch = "aarch64")]
             Level::Baseline if neon::detected() => Unit::Neon,
             _ => Unit::Portable,
@@ -183,6 +183,12 @@ impl Panels {
         });
     }
 
+    /// Takes the weights of a matrix of the same kind and shape.
+    pub fn copy(&mut self, from: &Self) {
+        assert_eq!((self.kind, self.rows, self.columns), (from.kind, from.rows, from.columns));
+        self.data.copy_from_slice(&from.data);
+    }
+
     /// Inputs of the product.
     pub fn columns(&self) -> usize {
         self.columns
@@ -206,8 +212,8 @@ impl Panels {
 
     /// The products of `n` inputs with all rows, `P` panels at a time.
     ///
-    /// `y` is `[n, outputs]`; `finish` gets the first output's column, the place for at most 16 outputs and
-    /// the `P` panels that belong there.
+    /// `y` is `[n, outputs]`; `finish` gets the first output's column, the place for some outputs of a row and
+    /// what the `P` panels, or rows of panels, give there.
     pub fn product<const P: usize>(
         &self,
         isa: Isa,
@@ -215,7 +221,7 @@ impl Panels {
         x: &Inputs,
         n: usize,
         y: &mut [f32],
-        finish: impl Fn(usize, &mut [f32], &[Lanes; P]) + Sync,
+        finish: impl Fn(usize, &mut [f32], [&[f32]; P]) + Sync,
     ) {
         let (unit, bytes) = (Unit::new(isa), self.panel_bytes());
         #[cfg(target_arch = "x86_64")]
@@ -260,26 +266,43 @@ impl Panels {
         x: &[u16],
         n: usize,
         y: &mut [f32],
-        finish: impl Fn(usize, &mut [f32], &[Lanes; P]) + Sync,
+        finish: impl Fn(usize, &mut [f32], [&[f32]; P]) + Sync,
     ) {
         let (bytes, width, padded) = (self.panel_bytes(), y.len() / n, inputs::padded(self.columns));
         let panels = self.rows.div_ceil(LANES * P) * P;
         let y = Apart::new(y);
-        pool.run_with_scratch(panels.div_ceil(amx::PANELS), |task, scratch| {
-            let first = task * amx::PANELS;
-            let count = amx::PANELS.min(panels - first);
+        // Several tasks for each thread, so that all end together.
+        let per_task = panels.div_ceil(4 * pool.threads()).next_multiple_of(2).min(amx::PANELS);
+        pool.run_with_scratch(panels.div_ceil(per_task), |task, scratch| {
+            let first = task * per_task;
+            let count = per_task.min(panels - first);
             let panel = |p: usize| &self.data[(first + p) * bytes..][..bytes];
             // SAFETY: inputs were rounded for tiles because they are there; panels are whole units.
             unsafe { amx::products(self.kind, count, panel, x, padded, scratch) };
-            for group in 0..count / P {
-                let column = width.min((first / P + group) * LANES);
-                for row in 0..n {
-                    // SAFETY: this task alone has these panels.
-                    let y = unsafe { y.part(row * width + column, LANES.min(width - column)) };
-                    finish(column, y, &std::array::from_fn(|p| amx::lanes(scratch, n, group * P + p, row)));
+            let column = width.min(first / P * LANES);
+            let mut sums = [[0.0; amx::PANELS * LANES]; P];
+            for row in 0..n {
+                for (p, sums) in sums.iter_mut().enumerate() {
+                    for (group, sums) in sums.as_chunks_mut::<LANES>().0[..count / P].iter_mut().enumerate() {
+                        *sums = *amx::lanes(scratch, n, group * P + p, row);
+                    }
                 }
+                // SAFETY: this task alone has these panels.
+                let y = unsafe { y.part(row * width + column, (count / P * LANES).min(width - column)) };
+                finish(column, y, sums.each_ref().map(|sums| &sums[..]));
             }
         });
+    }
+}
+
+/// Whether products of so many rows go through tiles.
+pub fn on_tiles(isa: Isa, rows: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return rows >= inputs::MANY && amx::available(isa);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (isa, rows);
+        false
     }
 }
 
@@ -291,6 +314,23 @@ pub fn scratch(isa: Isa, rows: usize) -> usize {
     }
     let _ = (isa, rows);
     0
+}
+
+/// `steps` rounds of products of bytes without memory, for the peak: the operations of all of them; `None`
+/// without instructions that take four bytes at once.
+pub fn spin(isa: Isa, steps: usize) -> Option<usize> {
+    match Unit::new(isa) {
+        #[cfg(target_arch = "x86_64")]
+        Unit::Avx512 => {
+            // SAFETY: this unit is there.
+            std::hint::black_box(unsafe { avx512::spin(steps) });
+            Some(2 * steps * avx512::SPIN)
+        }
+        _ => {
+            let _ = steps;
+            None
+        }
+    }
 }
 
 /// Groups of panels that make a task: large enough to be worth handing out, small enough that the threads
@@ -311,14 +351,14 @@ fn rows<'a, 'y, const M: usize, const P: usize>(
     x: &Inputs,
     first: usize,
     out: impl Fn(usize) -> &'y mut [f32],
-    finish: impl Fn(&mut [f32], &[Lanes; P]),
+    finish: impl Fn(&mut [f32], [&[f32]; P]),
 ) -> usize {
     let x: [Row<'_>; M] = std::array::from_fn(|row| x.row(first + row));
     let mut sums = [[[0.0; LANES]; M]; P];
     for (p, sums) in sums.iter_mut().enumerate() {
         dots(unit, kind, panel(p), &x, sums);
     }
-    (0..M).for_each(|row| finish(out(row), &std::array::from_fn(|p| sums[p][row])));
+    (0..M).for_each(|row| finish(out(row), std::array::from_fn(|p| &sums[p][row][..])));
     M
 }
 

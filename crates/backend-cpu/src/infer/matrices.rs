@@ -4,11 +4,11 @@ use model::quant::Format;
 use model::{ModelConfig, Param, ParamId, Role, Weights};
 
 use crate::footprint::touched;
-use crate::gemv::{Inputs, Kind, LANES, Panels};
+use crate::gemv::{self, Inputs, Kind, LANES, Panels};
 use crate::kernels::swiglu;
 use crate::memory::CpuResult;
 use crate::params::Layout;
-use crate::{Buffer, CpuError, Exec, Into, Isa, Mat, MatMut, Pool, Rows, RowsMut};
+use crate::{Buffer, CpuError, Exec, Into, Isa, Mat, MatMut, Pool, Precision, Rows, RowsMut};
 
 /// One matrix of a block, or the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,14 @@ impl Matrices {
         }
         let start = self.layout.place(Role::Embed, Role::Embed, None).start;
         x.copy_from_slice(&self.values[start + token * c.dim..][..c.dim]);
+    }
+
+    /// What products of `n` rows multiply.
+    pub fn precision(&self, isa: Isa, n: usize) -> Precision {
+        match self.few {
+            Some(_) if gemv::on_tiles(isa, n) => Precision::Bf16,
+            _ => Precision::F32,
+        }
     }
 
     /// Bytes of the matrices of one kind in all layers.

@@ -173,7 +173,7 @@ impl Model {
         let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.cache == rows[0].cache);
         if prompt && n > 1 {
             let (o, lse) = (&mut b.o[..n * q], &mut b.lse[..n * c.heads]);
-            attention::forward(exec, Heads::new(c, n), qkv, o, lse);
+            attention::forward(exec, self.matrices.precision(exec.isa, n), Heads::new(c, n), qkv, o, lse);
         } else {
             attend(exec, c, layer, caches, rows, qkv, &mut b.o[..n * q]);
         }

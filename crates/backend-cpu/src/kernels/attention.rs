@@ -17,10 +17,10 @@ use model::ModelConfig;
 
 use super::cross_entropy::{exp_shifted, maximum};
 use super::vector::{dot, scale};
-use crate::Exec;
 use crate::apart::Apart;
 use crate::gemm::{Into, Mat, MatMut, small, small_scratch};
 use crate::isa::simd;
+use crate::{Exec, Precision};
 
 /// Queries and keys of a block.
 const BLOCK: usize = 64;
@@ -79,10 +79,10 @@ impl Heads {
     }
 }
 
-/// Outputs of all heads, and the log of the sum of each softmax.
+/// Outputs of all heads, and the log of the sum of each softmax, with products in `precision`.
 ///
 /// The threads need [`Heads::scratch`] numbers each.
-pub fn forward(exec: &Exec, h: Heads, qkv: &[f32], o: &mut [f32], lse: &mut [f32]) {
+pub fn forward(exec: &Exec, precision: Precision, h: Heads, qkv: &[f32], o: &mut [f32], lse: &mut [f32]) {
     let (pool, isa) = (&exec.pool, exec.isa);
     let (d, row) = (h.head_dim, h.row());
     let blocks = h.seq.div_ceil(BLOCK);
@@ -111,7 +111,7 @@ pub fn forward(exec: &Exec, h: Heads, qkv: &[f32], o: &mut [f32], lse: &mut [f32
             let cols = BLOCK.min(h.seq - j0);
             let at = |channel| Mat::strided(&qkv[(first + j0) * row + channel..], cols, d, row);
             let s = MatMut::strided(scores, rows, cols, BLOCK);
-            small(isa, exec.precision, h.scale(), q, at(h.key(kv)).t(), Into::Set, s, scratch);
+            small(isa, precision, h.scale(), q, at(h.key(kv)).t(), Into::Set, s, scratch);
             for r in 0..rows {
                 let seen = if j0 == i0 { r + 1 } else { cols };
                 let scores = &mut scores[r * BLOCK..][..cols];
@@ -123,7 +123,7 @@ pub fn forward(exec: &Exec, h: Heads, qkv: &[f32], o: &mut [f32], lse: &mut [f32
             }
             let p = Mat::strided(scores, rows, cols, BLOCK);
             let into = if j0 == 0 { Into::Set } else { Into::Add };
-            small(isa, exec.precision, 1.0, p, at(h.value(kv)), into, out(), scratch);
+            small(isa, precision, 1.0, p, at(h.value(kv)), into, out(), scratch);
         }
         for r in 0..rows {
             scale(isa, sum[r].recip(), out_of(r));
@@ -282,7 +282,7 @@ mod tests {
             let dout = values(tokens * q, 2);
             let exec = exec(isa, precision, h);
             let (mut o, mut lse) = (vec![f32::NAN; tokens * q], vec![f32::NAN; tokens * h.heads]);
-            forward(&exec, h, &qkv, &mut o, &mut lse);
+            forward(&exec, precision, h, &qkv, &mut o, &mut lse);
 
             let r = reference::Heads { seq: h.seq, heads: h.heads, kv_heads: h.kv_heads, head_dim: d };
             let parts = [(0, q), (q, q + kv), (q + kv, row)].map(|(from, to)| columns(&qkv, row, from, to));
@@ -304,7 +304,7 @@ mod tests {
         let h = Heads { seq: 70, heads: 1, kv_heads: 1, head_dim: 4 };
         let qkv: Vec<f32> = values(70 * h.row(), 1).iter().map(|x| 1e4 * x).collect();
         let (mut o, mut lse) = (vec![0.0; 70 * 4], vec![0.0; 70]);
-        forward(&exec(Isa::detect(), Precision::F32, h), h, &qkv, &mut o, &mut lse);
+        forward(&exec(Isa::detect(), Precision::F32, h), Precision::F32, h, &qkv, &mut o, &mut lse);
         assert!(o.iter().chain(&lse).all(|v| v.is_finite()));
     }
 }
