@@ -22,12 +22,13 @@ def main():
     args.add_argument("--prompt", type=int, default=64)
     args.add_argument("--tokens", type=int, default=64)
     args.add_argument("--repetitions", type=int, default=5)
+    args.add_argument("--as-stored", action="store_true", help="weights as in the file: no repacking, no AMX")
     args = args.parse_args()
 
     llama_cpp.llama_backend_init()
-    model = llama_cpp.llama_model_load_from_file(
-        args.model.encode(), llama_cpp.llama_model_default_params()
-    )
+    how = llama_cpp.llama_model_default_params()
+    how.use_extra_bufts = not args.as_stored
+    model = llama_cpp.llama_model_load_from_file(args.model.encode(), how)
     settings = llama_cpp.llama_context_default_params()
     settings.n_ctx = 2048
     settings.n_batch = settings.n_ubatch = 512
@@ -78,6 +79,7 @@ def main():
                 "system": llama_cpp.llama_print_system_info().decode().strip(),
                 "model": os.path.basename(args.model),
                 "threads": args.threads,
+                "as_stored": args.as_stored,
                 "prompt": args.prompt,
                 "tokens": args.tokens,
                 "prefill_tok_per_s": args.prompt / statistics.median(prefill),
