@@ -16,6 +16,7 @@ mod host;
 mod infer;
 mod isa;
 pub mod kernels;
+pub mod measure;
 mod memory;
 mod moments;
 mod packed;

@@ -4,9 +4,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::gemm::bf16;
+use crate::gemv;
 use crate::isa::simd;
 use crate::kernels::vector::{LANES, fma};
-use crate::{Buffer, CpuError, Isa, Pool, Rows};
+use crate::{Buffer, CpuError, Isa, Pool, Rows, RowsMut};
 
 /// Independent sums of the loop: enough to hide the latency of a multiply-add.
 const CHAINS: usize = 10;
@@ -26,18 +27,27 @@ simd! {
     }
 }
 
-/// Most multiply-adds in f32 that `threads` threads do together, in GFLOP/s (2 per multiply-add):
-/// the best of many short runs of a loop without memory, each thread on its own. Where tiles multiply
-/// f32 in three parts, that is a sixth of their peak in bf16.
+/// Most products of matrices in f32 that `threads` threads do together, in GFLOP/s (2 per multiply-add): the
+/// best of many short runs of a loop without memory, each thread on its own. Where tiles multiply f32 in
+/// three parts, that is a sixth of their peak in bf16.
 pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
-    const STEPS: usize = 10_000;
-    let isa = Isa::detect();
+    peak_gflops_of(Isa::detect(), threads)
+}
+
+/// [`peak_gflops`] of these instructions.
+pub fn peak_gflops_of(isa: Isa, threads: usize) -> Result<f64, CpuError> {
     #[cfg(target_arch = "x86_64")]
     if isa.level() == crate::isa::Level::Amx
-        && let Some(peak) = peak_bf16_gflops(threads)?
+        && let Some(peak) = peak_bf16_gflops_of(isa, threads)?
     {
         return Ok(peak / crate::gemm::PRODUCTS_OF_PARTS as f64);
     }
+    peak_multiply_adds(isa, threads)
+}
+
+/// Most multiply-adds of vectors of f32, in GFLOP/s, likewise.
+pub fn peak_multiply_adds(isa: Isa, threads: usize) -> Result<f64, CpuError> {
+    const STEPS: usize = 10_000;
     // Compilers keep so many vectors in registers only when told.
     #[cfg(target_arch = "x86_64")]
     if isa.avx512() {
@@ -56,8 +66,12 @@ pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
 /// Most multiply-adds of bf16 pairs that `threads` threads do together, in GFLOP/s, likewise; `None`
 /// without instructions for them.
 pub fn peak_bf16_gflops(threads: usize) -> Result<Option<f64>, CpuError> {
+    peak_bf16_gflops_of(Isa::detect(), threads)
+}
+
+/// [`peak_bf16_gflops`] of these instructions.
+pub fn peak_bf16_gflops_of(isa: Isa, threads: usize) -> Result<Option<f64>, CpuError> {
     const STEPS: usize = 10_000;
-    let isa = Isa::detect();
     if !crate::Precision::Bf16.in_hardware(isa) {
         return Ok(None);
     }
@@ -65,6 +79,19 @@ pub fn peak_bf16_gflops(threads: usize) -> Result<Option<f64>, CpuError> {
         black_box(bf16::spin(isa, black_box(STEPS)));
     };
     peak(threads, bf16::spin(isa, STEPS), run).map(Some)
+}
+
+/// Most products of bytes, added up in 32 bits, that `threads` threads do together, in Gop/s (2 per product),
+/// likewise; `None` where no instruction does four of them.
+pub fn peak_int8_gops_of(isa: Isa, threads: usize) -> Result<Option<f64>, CpuError> {
+    const STEPS: usize = 10_000;
+    if gemv::spin(isa, 1).is_none() {
+        return Ok(None);
+    }
+    let run = || {
+        black_box(gemv::spin(isa, black_box(STEPS)));
+    };
+    peak(threads, gemv::spin(isa, STEPS).unwrap_or(0), run).map(Some)
 }
 
 /// GFLOP/s of a loop on every thread.
@@ -92,6 +119,22 @@ pub fn memory_bandwidth(threads: usize) -> Result<f64, CpuError> {
         });
     };
     Ok(BYTES as f64 / best_of(5, run).as_secs_f64() / 1e9)
+}
+
+/// Memory that `threads` threads read and write back changed, in GB/s of both together: the best of several
+/// passes over far more than the caches hold.
+pub fn update_bandwidth(threads: usize) -> Result<f64, CpuError> {
+    const BYTES: usize = 256 << 20;
+    let pool = Pool::new(threads)?;
+    let isa = Isa::detect();
+    let mut memory = Buffer::zeros("the bandwidth probe", BYTES / 4)?;
+    memory.fill(1.0);
+    let run = || {
+        pool.each(RowsMut::new(&mut memory, 1 << 18), |_, part| {
+            crate::kernels::vector::scale(isa, 0.999, part);
+        });
+    };
+    Ok(2.0 * BYTES as f64 / best_of(5, run).as_secs_f64() / 1e9)
 }
 
 fn best_of(runs: usize, mut run: impl FnMut()) -> Duration {

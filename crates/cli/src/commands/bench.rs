@@ -4,6 +4,8 @@ mod chips;
 pub mod compare;
 pub mod decode;
 mod forward;
+mod kernels;
+mod mil_kernels;
 pub mod output;
 pub mod peak_memory;
 mod published;
@@ -14,7 +16,6 @@ mod sweep;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use backend_ane::{Dims, Plan};
 use backend_cpu::{Isa, probe};
 use bench::profile::{MOST_SPANS, Profile};
 use bench::results::{Case, Quantity};
@@ -27,7 +28,7 @@ use serde_json::json;
 use self::output::OutputArgs;
 use super::train::{parse_precision, parse_state, parse_weights};
 use super::{presets, profile};
-use crate::device::{Device, DeviceArgs, bytes};
+use crate::device::{DeviceArgs, bytes};
 use crate::failure::Failure;
 
 /// Flags of `rustane bench`.
@@ -49,8 +50,8 @@ enum What {
     Forward(forward::Args),
     /// Predicted times of Apple's chips beside the published ones
     Chips(chips::Args),
-    /// The MIL programs of a model on the virtual Neural Engine, beside their matrix products alone
-    Kernels(KernelsArgs),
+    /// Every kernel of the CPU beside this machine's peaks, or the MIL programs of a model with --device ane
+    Kernels(kernels::Args),
     /// Ratios of two files of results, with intervals
     Compare(compare::Args),
     /// Show a file of results, ask, and send it, or make a branch for a pull request
@@ -101,23 +102,6 @@ struct StepArgs {
     device: DeviceArgs,
 }
 
-#[derive(clap::Args)]
-struct KernelsArgs {
-    /// Shape of the model; `rustane presets ls` lists them
-    #[arg(long, default_value = "48m")]
-    preset: String,
-    /// Tokens of one sequence
-    #[arg(long, default_value_t = 512, value_name = "N")]
-    seq: usize,
-    /// Measured runs of each program
-    #[arg(long, default_value_t = 15, value_name = "N")]
-    runs: usize,
-    #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
-}
-
 /// Measures.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.what {
@@ -126,85 +110,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Sweep(args) => sweep::run(&args),
         What::Forward(args) => forward::run(&args),
         What::Chips(args) => chips::run(&args),
-        What::Kernels(args) => kernels(&args),
+        What::Kernels(args) => kernels::run(&args),
         What::Compare(args) => compare::run(&args),
         What::Submit(args) => submit::run(&args),
     }
-}
-
-fn kernels(args: &KernelsArgs) -> anyhow::Result<ExitCode> {
-    args.device.check()?;
-    if !matches!(args.device.device, Device::Ane | Device::VirtualAne) {
-        return Err(Failure::Usage(
-            "`bench kernels` measures the MIL programs, which run on --device ane only; give that".into(),
-        )
-        .into());
-    }
-    if args.runs == 0 {
-        return Err(Failure::Usage("--runs is 0, wanted at least 1".into()).into());
-    }
-    let mut config: RunConfig = toml::from_str(presets::find(&args.preset)?.text)?;
-    config.train.seq = args.seq;
-    config.model.max_seq = config.model.max_seq.max(args.seq);
-    config.validate().map_err(|e| Failure::Usage(e.to_string()))?;
-    let block = Dims::new(&config.model, args.seq);
-    let limits = args.device.virtual_chip().limits();
-    let plan = Plan::new(args.seq, 1).fit(&block, &limits)?;
-    let make = |kernel: backend_ane::kernels::Kernel| {
-        let (dims, choices) = (plan.dims(&block, kernel), plan.choices);
-        (kernel.name(), move || kernel.program(&dims, &choices))
-    };
-    let programs: Vec<_> = plan.kernels().into_iter().map(make).collect();
-    let programs: Vec<(&str, &dyn Fn() -> mil::Program)> =
-        programs.iter().map(|(name, f)| (*name, f as &dyn Fn() -> mil::Program)).collect();
-    let mut measurement =
-        args.output.begin("MIL programs beside their matrix products alone", &args.device)?;
-    measurement.protocol(
-        "the program and its products in turn; predicted_ms is the analytic clock's, and no chip's",
-    );
-    let report = bench::mil_kernels(&programs, args.device.virtual_ane_settings(), args.runs)?;
-    measurement.details(json!({ "compile_ms": report.compile_ms, "preset": args.preset, "seq": args.seq }));
-    for k in &report.kernels {
-        let name = format!("kernels/{}/seq{}/{}", args.preset, args.seq, k.kernel);
-        let mut run = Case::new(&*name, &*report.device, Quantity::ms("program run"), k.runs_ms.clone());
-        // One more than were timed: the first writes down the products.
-        run.dispatches = Some([(report.device.clone(), k.runs_ms.len() as u64 + 1)].into());
-        run.details = json!({ "overhead_percent": k.overhead_percent, "gflop": k.gflop, "predicted_ms": k.predicted_ms });
-        let alone = Quantity::ms("its products alone");
-        let products = Case::new(&*name, &*args.device.label(), alone, k.products_runs_ms.clone());
-        measurement.add([run, products])?;
-    }
-    if args.output.json {
-        measurement.finish()?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!(
-        "{}: {} tokens, {}, {} programs compiled in {:.1} ms",
-        args.preset,
-        args.seq,
-        report.device,
-        report.kernels.len(),
-        report.compile_ms
-    );
-    println!("  program          median ms   products   overhead    fastest   overhead   GFLOP/s   chip ms");
-    for k in &report.kernels {
-        println!(
-            "  {:<16} {:>9.2}  {:>9.2}  {:>7.0} %  {:>9.2}  {:>7.0} %  {:>8.1}  {:>8.3}",
-            k.kernel,
-            k.ms,
-            k.products_ms,
-            k.overhead_percent,
-            k.best_ms,
-            k.best_overhead_percent,
-            k.gflop / k.ms * 1e3,
-            k.predicted_ms
-        );
-    }
-    println!(
-        "chip ms: what {} would take by the analytic clock; no chip ran this",
-        args.device.virtual_chip().name
-    );
-    Ok(ExitCode::SUCCESS)
 }
 
 fn step(args: &StepArgs) -> anyhow::Result<ExitCode> {

@@ -1,6 +1,7 @@
 //! Results, experiments and sweeps through the binary.
 
 mod exp;
+mod kernels;
 mod results;
 mod submit;
 #[path = "../support/mod.rs"]
