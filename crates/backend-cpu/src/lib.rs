@@ -33,7 +33,7 @@ pub use footprint::count;
 pub use gemm::bf16::{pack, packed_len};
 pub use gemm::{Into, Mat, MatMut, Packed, Right};
 pub use host::Host;
-pub use infer::{CpuInfer, Timed};
+pub use infer::{CpuInfer, FillRow, OneBlock, Timed};
 pub use isa::Isa;
 pub use memory::{Buffer, CpuError};
 pub use moments::{Chance, MomentFormat};

@@ -20,7 +20,7 @@ mod sweep;
 
 pub use compare::{Comparison, Row, Verdict, compare};
 pub use decode::{DecodeReport, DecodeSettings, decode};
-pub use forward::{ForwardProgress, ForwardReport, ForwardSettings, forward};
+pub use forward::{Draw, ForwardProgress, ForwardReport, ForwardSettings, OneBlock, TrainsForward, forward};
 pub use mil_kernels::{KernelTime, KernelsError, KernelsReport, mil_kernels};
 pub use power::{Meter, Power, PowerError};
 pub use step::{PhaseTime, StepReport, StepSettings, step, step_recorded};

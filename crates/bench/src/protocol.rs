@@ -16,8 +16,6 @@
 //!
 //! Source: ncdrone/rustane, `bench_param_sweep` and `TrainConfig::default`.
 
-use std::ops::Range;
-
 use backend::{AdamW, Rule, Rules, Update};
 use model::{ModelConfig, Param, Role, TokenId};
 
@@ -51,24 +49,40 @@ pub fn update(done: u64) -> Update {
 
 /// Writes the first weights of a parameter; the numbers do not depend on `threads`.
 pub fn draw(config: &ModelConfig, param: &Param, threads: usize, out: &mut [f32]) {
+    fill_rows(param, threads, out, &|row, out| draw_row(config, param, row, out));
+}
+
+/// Lets `row` write every row of a parameter on some threads; a vector is one row.
+pub fn fill_rows(param: &Param, threads: usize, out: &mut [f32], row: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    let columns = *param.shape.last().expect("a parameter has an extent");
+    let share = (out.len() / columns).div_ceil(threads.max(1));
+    std::thread::scope(|scope| {
+        for (part, out) in out.chunks_mut(share * columns).enumerate() {
+            scope.spawn(move || {
+                let rows = out.chunks_exact_mut(columns).enumerate();
+                rows.for_each(|(i, out)| row(part * share + i, out));
+            });
+        }
+    });
+}
+
+/// Writes a row of the first weights of a parameter; a vector is one row.
+pub fn draw_row(config: &ModelConfig, param: &Param, row: usize, out: &mut [f32]) {
     let root = |n: usize| (1.0 / (n as f64).sqrt()) as f32;
-    let (rows, columns) = (param.shape[0], param.shape.get(1).copied().unwrap_or(1));
-    let numbers = Numbers { seed: 42 + out.len() as u64 };
+    let numbers = Numbers { seed: 42 + param.len() as u64 };
     // The original keeps matrices as [inputs, outputs], ours are the other way round.
-    let turned = |row: usize| (row as u64, rows as u64);
+    let rows = param.shape[0] as u64;
     match param.role {
         Role::AttnNorm | Role::FfnNorm | Role::FinalNorm | Role::QNorm | Role::KNorm => out.fill(1.0),
         Role::O | Role::Down | Role::QBias | Role::KBias | Role::VBias => out.fill(0.0),
-        Role::Embed | Role::Head => {
-            numbers.fill(threads, out, columns, 0.005, |row| ((row * columns) as u64, 1));
-        }
+        Role::Embed | Role::Head => numbers.fill((row * out.len()) as u64, 1, 0.005, out),
         Role::Q | Role::K => {
             let d = config.head_dim;
-            let scale = root(config.dim);
-            numbers.fill(threads, out, columns, scale, |row| turned(row / d * d + interleaved(row % d, d)));
+            let first = row / d * d + interleaved(row % d, d);
+            numbers.fill(first as u64, rows, root(config.dim), out);
         }
-        Role::V => numbers.fill(threads, out, columns, root(config.dim), turned),
-        Role::Gate | Role::Up => numbers.fill(threads, out, columns, root(config.hidden), turned),
+        Role::V => numbers.fill(row as u64, rows, root(config.dim), out),
+        Role::Gate | Role::Up => numbers.fill(row as u64, rows, root(config.hidden), out),
     }
 }
 
@@ -113,36 +127,15 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Fills rows of `columns` numbers in ±scale; `place` gives the index of a row's first number, and how
-    /// far apart its numbers are.
-    fn fill(
-        &self,
-        threads: usize,
-        out: &mut [f32],
-        columns: usize,
-        scale: f32,
-        place: impl Fn(usize) -> (u64, u64) + Sync,
-    ) {
-        let rows = out.len() / columns;
-        let share = rows.div_ceil(threads.max(1));
-        let fill = |range: Range<usize>, out: &mut [f32]| {
-            for (row, out) in range.zip(out.chunks_exact_mut(columns)) {
-                let (first, stride) = place(row);
-                let mut x = Jump::of(first + 1).apply(self.seed);
-                let jump = Jump::of(stride);
-                for w in out {
-                    let unit = (x >> 32) as f32 / u32::MAX as f32;
-                    *w = (2.0 * unit - 1.0) * scale;
-                    x = jump.apply(x);
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for (part, out) in out.chunks_mut(share * columns).enumerate() {
-                let range = part * share..rows.min((part + 1) * share);
-                scope.spawn(move || fill(range, out));
-            }
-        });
+    /// Numbers in ±scale from the one at `first` on, `stride` apart.
+    fn fill(&self, first: u64, stride: u64, scale: f32, out: &mut [f32]) {
+        let mut x = Jump::of(first + 1).apply(self.seed);
+        let jump = Jump::of(stride);
+        for w in out {
+            let unit = (x >> 32) as f32 / u32::MAX as f32;
+            *w = (2.0 * unit - 1.0) * scale;
+            x = jump.apply(x);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod memory;
+mod one_block;
 mod place;
 mod trainer;
 mod writer;
@@ -9,7 +10,7 @@ mod writer;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
 
-use ane_bridge::{Chip, VirtualAne};
+use ane_bridge::{Chip, VirtualAne, apple};
 use backend_ane::AneError;
 use engine::config::Classifier;
 

@@ -162,22 +162,24 @@ impl Panels {
         Ok(Self { kind, rows, columns, data })
     }
 
-    /// Packs the weights; `source` gives each row, or nothing for one of zeros.
+    /// Packs the weights that `fill` writes row by row, so that no matrix has to be there as a whole.
     ///
-    /// The weights are finite and in the range of the format: `model::quant::Format::check`.
-    pub fn pack<'a>(&mut self, pool: &Pool, source: impl Fn(usize) -> Option<&'a [f32]> + Sync) {
+    /// They are finite and in the range of the format: `model::quant::Format::check`.
+    pub fn pack(&mut self, pool: &Pool, fill: impl Fn(usize, &mut [f32]) + Sync) {
         let (format, panel) = (self.kind.format(), self.panel_bytes());
         let Self { kind, rows, columns, data } = self;
         let (kind, rows, columns) = (*kind, *rows, *columns);
         pool.each(RowsMut::new(data, panel), |index, panel| {
-            let mut bytes = vec![0; format.row_bytes(columns)];
+            let (mut bytes, mut values) = (vec![0; format.row_bytes(columns)], vec![0.0; columns]);
             for lane in 0..LANES {
                 let row = index * LANES + lane;
-                match (row < rows).then(|| source(row)).flatten() {
-                    Some(values) => format.quantize_row(values, &mut bytes),
-                    // Bytes that mean zero in every format.
-                    None => format.quantize_row(&vec![0.0; columns], &mut bytes),
+                if row < rows {
+                    fill(row, &mut values);
+                } else {
+                    // Becomes bytes that mean zero in every format.
+                    values.fill(0.0);
                 }
+                format.quantize_row(&values, &mut bytes);
                 write_lane(kind, &bytes, lane, panel);
             }
         });

@@ -33,7 +33,10 @@ fn rounded(kind: Kind, x: &[f32], columns: usize) -> Vec<f32> {
 fn matrix(pool: &Pool, kind: Kind, rows: usize, columns: usize) -> (Vec<f32>, Panels) {
     let w = values(rows * columns, 7);
     let mut panels = Panels::reserve(kind, rows, columns).unwrap();
-    panels.pack(pool, |r| w.get(r * columns..(r + 1) * columns));
+    panels.pack(pool, |r, to| match w.get(r * columns..(r + 1) * columns) {
+        Some(row) => to.copy_from_slice(row),
+        None => to.fill(0.0),
+    });
     (w, panels)
 }
 
@@ -141,7 +144,7 @@ fn the_largest_integers_do_not_overflow_and_nan_stays() {
             let columns = 64;
             let w: Vec<f32> = (0..columns).map(|i| if i % 2 == 0 { -1.0 } else { 1.0 }).collect();
             let mut panels = Panels::reserve(kind, 1, columns).unwrap();
-            panels.pack(&pool, |_| Some(&w[..]));
+            panels.pack(&pool, |_, to| to.copy_from_slice(&w));
             let w = panels;
             let mut held = vec![0.0; columns];
             w.row(0, &mut held);

@@ -1,7 +1,7 @@
 //! The weight matrices of a model that writes, and the products with them.
 
 use model::quant::Format;
-use model::{ModelConfig, Param, ParamId, Role, Weights};
+use model::{ModelConfig, Param, Params, Role, Weights};
 
 use crate::footprint::touched;
 use crate::gemv::{self, Inputs, Kind, LANES, Panels};
@@ -35,6 +35,9 @@ pub enum Finish<'a> {
     /// `silu(gate) ⊙ up`, of [`Part::GateUp`] alone.
     Gated,
 }
+
+/// Writes a row of a parameter; a vector is one row.
+pub type FillRow<'a> = &'a (dyn Fn(&Param, usize, &mut [f32]) + Sync);
 
 /// The parameters of a model.
 pub struct Matrices {
@@ -99,13 +102,36 @@ impl Matrices {
 
     /// Takes the weights.
     pub fn fill(&mut self, c: &ModelConfig, weights: &Weights, pool: &Pool) -> CpuResult<()> {
-        if let Some(few) = &mut self.few {
-            few.fill(c, weights, pool)?;
+        if let Some(few) = &self.few {
+            for p in weights.params().iter().filter(|p| p.group.quantized()) {
+                let check = few.format.check(p.shape[1], weights.get(p.id));
+                check.map_err(|source| CpuError::Weight { name: p.name.clone(), source })?;
+            }
         }
-        for p in self.layout.table().iter().filter(|p| is_held(&self.few, p)) {
-            self.values[self.layout.range(p.id)].copy_from_slice(weights.get(p.id));
-        }
+        let rows = |p: &Param, row: usize, to: &mut [f32]| {
+            to.copy_from_slice(&weights.get(p.id)[row * to.len()..][..to.len()]);
+        };
+        (0..c.layers).map(Some).chain([None]).for_each(|layer| self.fill_rows(c, layer, pool, &rows));
         Ok(())
+    }
+
+    /// Takes the weights of a layer, or those outside of all layers, row by row. Those of matrices in few bits are
+    /// finite and in the range of the format.
+    pub fn fill_rows(&mut self, c: &ModelConfig, layer: Option<usize>, pool: &Pool, rows: FillRow<'_>) {
+        if let Some(few) = &mut self.few {
+            few.pack(c, self.layout.table(), layer, pool, rows);
+        }
+        let held = |p: &&Param| p.layer == layer && is_held(&self.few, p);
+        for p in self.layout.table().iter().filter(held) {
+            let columns = *p.shape.last().expect("a parameter has an extent");
+            let to = &mut self.values[self.layout.range(p.id)];
+            pool.each(RowsMut::new(to, columns), |row, to| rows(p, row, to));
+        }
+    }
+
+    /// How the matrices are held; `None` for f32.
+    pub fn format(&self) -> Option<Format> {
+        self.few.as_ref().map(|few| few.format)
     }
 
     /// Bytes that the parameters take which are held as they are.
@@ -212,52 +238,53 @@ impl Few {
         Ok(Self { format, panels, inputs: Inputs::new(isa, kind, rows, widest)? })
     }
 
-    fn fill(&mut self, c: &ModelConfig, weights: &Weights, pool: &Pool) -> CpuResult<()> {
-        let format = self.format;
-        for p in weights.params().iter().filter(|p| p.group.quantized()) {
-            let name = || p.name.clone();
-            format
-                .check(p.shape[1], weights.get(p.id))
-                .map_err(|source| CpuError::Weight { name: name(), source })?;
-        }
-        let find = |role, layer| weights.params().find(role, layer).expect("the model has this parameter");
-        let mut panels = self.panels.iter_mut();
-        let mut pack = |part: Part, ids: &[ParamId]| {
-            let panels = panels.next().expect("there is one for each matrix");
-            let (columns, _) = part.shape(c);
-            let tables: Vec<&[f32]> = ids.iter().map(|&id| weights.get(id)).collect();
-            let row = |table: usize, row: usize| tables[table].get(row * columns..(row + 1) * columns);
-            if part == Part::GateUp {
-                // A panel of the gate, then the panel of the other branch that it meets.
-                return panels.pack(pool, |r| row(r / LANES % 2, r / LANES / 2 * LANES + r % LANES));
-            }
-            let source = |mut r: usize| {
-                for (table, values) in tables.iter().enumerate() {
-                    let rows = values.len() / columns;
-                    if r < rows {
-                        return row(table, r);
+    /// Packs the matrices of a layer, or those outside of all layers. Rows are those of the layer of this table.
+    fn pack(
+        &mut self,
+        c: &ModelConfig,
+        table: &Params,
+        layer: Option<usize>,
+        pool: &Pool,
+        rows: FillRow<'_>,
+    ) {
+        let find = |role| table.get(table.find(role, layer).expect("the model has this parameter"));
+        let mut pack = |number: usize, params: &[&Param], interleaved: bool| {
+            // The parameter and the row in it that is row `r` of the panels.
+            let place = |mut r: usize| {
+                if interleaved {
+                    // A panel of the gate, then the panel of the other branch that it meets.
+                    let row = r / LANES / 2 * LANES + r % LANES;
+                    return Some((params[r / LANES % 2], row)).filter(|(p, row)| *row < p.shape[0]);
+                }
+                for &p in params {
+                    match r.checked_sub(p.shape[0]) {
+                        None => return Some((p, r)),
+                        Some(left) => r = left,
                     }
-                    r -= rows;
                 }
                 None
             };
-            panels.pack(pool, source);
+            self.panels[number].pack(pool, |r, to| match place(r) {
+                Some((p, row)) => rows(p, row, to),
+                None => to.fill(0.0),
+            });
         };
-        for layer in 0..c.layers {
-            for part in Part::OF_LAYER {
-                let ids: Vec<ParamId> = match part {
-                    Part::Qkv => [Role::Q, Role::K, Role::V].map(|r| find(r, Some(layer))).to_vec(),
-                    Part::GateUp => [Role::Gate, Role::Up].map(|r| find(r, Some(layer))).to_vec(),
-                    part => vec![find(part.roles(c.tied).0, Some(layer))],
-                };
-                pack(part, &ids);
+        let Some(number) = layer else {
+            let head = Part::OF_LAYER.len() * c.layers;
+            pack(head, &[find(Part::Head.roles(c.tied).0)], false);
+            if !c.tied {
+                pack(head + 1, &[find(Role::Embed)], false);
             }
+            return;
+        };
+        for part in Part::OF_LAYER {
+            let params = match part {
+                Part::Qkv => [Role::Q, Role::K, Role::V].map(find).to_vec(),
+                Part::GateUp => [Role::Gate, Role::Up].map(find).to_vec(),
+                part => vec![find(part.roles(c.tied).0)],
+            };
+            pack(Part::OF_LAYER.len() * number + part as usize, &params, part == Part::GateUp);
         }
-        pack(Part::Head, &[find(Part::Head.roles(c.tied).0, None)]);
-        if !c.tied {
-            pack(Part::Head, &[find(Role::Embed, None)]);
-        }
-        Ok(())
     }
 
     /// The number of a matrix.

@@ -3,6 +3,7 @@
 mod cache;
 mod matrices;
 mod measure;
+mod one_block;
 mod pass;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,9 @@ use backend::{Decode, Error, Feed, Footprint, KvBlock, Logits, Prefill, Result, 
 use model::{ModelConfig, TokenId, Weights};
 
 use crate::{Plan, count};
+pub use matrices::FillRow;
 pub use measure::Timed;
+pub use one_block::OneBlock;
 
 use cache::Cache;
 use matrices::Part;

@@ -15,11 +15,11 @@ use crate::{Buffer, CpuError, Exec, Plan, Rows, RowsMut};
 /// A model and the memory of a pass.
 pub struct Model {
     pub config: ModelConfig,
-    max_tokens: usize,
+    pub max_tokens: usize,
     precision: Precision,
-    exec: Exec,
-    matrices: Matrices,
-    rope: rope::Table,
+    pub exec: Exec,
+    pub matrices: Matrices,
+    pub rope: rope::Table,
     buffers: Buffers,
 }
 
@@ -116,9 +116,7 @@ impl Model {
             .try_reserve_exact(len)
             .map_err(|_| CpuError::OutOfMemory { what: "logits", bytes: len as u128 * 4 })?;
         for rows in rows.chunks(self.max_tokens) {
-            for (row, x) in rows.iter().zip(self.buffers.x.chunks_exact_mut(c.dim)) {
-                self.matrices.embedding(&c, row.token.0 as usize, x);
-            }
+            self.embed(&c, rows);
             for layer in 0..c.layers {
                 self.attention(&c, layer, caches, rows);
                 self.ffn(&c, layer, rows.len());
@@ -138,7 +136,15 @@ impl Model {
         Ok(Logits { vocab: c.vocab, values })
     }
 
-    fn attention(&mut self, c: &ModelConfig, layer: usize, caches: &mut [Cache], rows: &[Row]) {
+    /// The embeddings of rows, where a pass begins.
+    pub fn embed(&mut self, c: &ModelConfig, rows: &[Row]) {
+        for (row, x) in rows.iter().zip(self.buffers.x.chunks_exact_mut(c.dim)) {
+            self.matrices.embedding(c, row.token.0 as usize, x);
+        }
+    }
+
+    /// The attention of a layer. Without caches, the rows are a whole sequence whose keys and values nobody keeps.
+    pub fn attention(&mut self, c: &ModelConfig, layer: usize, caches: &mut [Cache], rows: &[Row]) {
         let (n, isa, l, d) = (rows.len(), self.exec.isa, Some(layer), c.head_dim);
         let (q, qk, row) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
         let (b, exec) = (&mut self.buffers, &mut self.exec);
@@ -164,14 +170,14 @@ impl Model {
                 let qkv = &qkv[position * row..][..row];
                 (&qkv[q + head * d..][..d], &qkv[qk + head * d..][..d])
             });
-        } else {
+        } else if !caches.is_empty() {
             for (token, qkv) in rows.iter().zip(qkv.chunks_exact(row)) {
                 caches[token.cache].push(layer, d, &qkv[q..qk], &qkv[qk..]);
             }
         }
         // A prompt from its beginning goes in blocks; everything else query by query.
         let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.cache == rows[0].cache);
-        if prompt && n > 1 {
+        if caches.is_empty() || prompt && n > 1 {
             let (o, lse) = (&mut b.o[..n * q], &mut b.lse[..n * c.heads]);
             attention::forward(exec, self.matrices.precision(exec.isa, n), Heads::new(c, n), qkv, o, lse);
         } else {
@@ -220,7 +226,8 @@ impl Model {
         Ok(cache)
     }
 
-    fn ffn(&mut self, c: &ModelConfig, layer: usize, n: usize) {
+    /// The feed-forward of a layer.
+    pub fn ffn(&mut self, c: &ModelConfig, layer: usize, n: usize) {
         let (b, exec) = (&mut self.buffers, &mut self.exec);
         let gain = self.matrices.vector(Role::FfnNorm, Role::FfnNorm, Some(layer));
         normalise(exec, &b.x, gain, c, &mut b.norm[..n * c.dim]);
@@ -230,7 +237,7 @@ impl Model {
     }
 
     /// Appends the logits of `n` rows from `first` on.
-    fn head(&mut self, c: &ModelConfig, first: usize, n: usize, values: &mut Vec<f32>) {
+    pub fn head(&mut self, c: &ModelConfig, first: usize, n: usize, values: &mut Vec<f32>) {
         let start = values.len();
         values.resize(start + n * c.vocab, 0.0);
         let (b, exec) = (&mut self.buffers, &mut self.exec);

@@ -31,7 +31,7 @@ fn quantized(run: &mut Run<'_>, exec: &Exec, name: &str, kind: Kind) -> CpuResul
         let mut next = Panels::reserve(kind, rows, columns)?;
         match panels.first() {
             Some(first) => next.copy(first),
-            None => next.pack(&exec.pool, |_| Some(&row)),
+            None => next.pack(&exec.pool, |_, to| to.copy_from_slice(&row)),
         }
         total += next.bytes();
         panels.push(next);

@@ -64,6 +64,52 @@ fn the_first_loss_is_the_published_one() {
     assert!(case["published"].is_null(), "a slice stands beside the published whole: {case}");
 }
 
+/// One layer's weights in a format, and its loss beside that in f32. Fresh blocks pass on what they are given, so the
+/// distance is that of the rounded embedding; `backend_cpu::OneBlock` is tested with blocks that do something.
+#[test]
+fn forward_passes_hold_weights_in_few_bits() {
+    let lab = Lab::new();
+    let of = |format: &str| {
+        let shape =
+            ["forward", "--shape", "512,2048,3,64", "--warmup", "0", "--timed", "1", "--device", "cpu"];
+        report(&lab, &[&shape[..], &["--weights", format]].concat())
+    };
+    let number = |case: &Value, key: &str| case["details"][key].as_f64().unwrap();
+    let plain = of("f32");
+    assert_eq!(plain["name"], "forward/512,2048,3,64");
+    // One layer and the embedding, 8.39 million weights; the rest is activations and the program.
+    let weights = (4.0 * 512.0 * 512.0 + 3.0 * 512.0 * 2048.0) + 8192.0 * 512.0;
+    for (format, name, bits, distance) in
+        [("bf16", "bf16", 16.0, 1e-3), ("int8", "q8_0", 8.5, 1e-3), ("int4", "q4_0", 4.5, 1e-2)]
+    {
+        let case = of(format);
+        assert_eq!(case["name"], format!("forward/512,2048,3,64/{name}"));
+        let (loss, wanted) = (number(&case, "loss"), number(&plain, "loss"));
+        assert!((loss - wanted).abs() < distance && loss != wanted, "{format}: {loss}, in f32 {wanted}");
+        let predicted = number(&case, "memory_predicted_bytes");
+        let held = weights * bits / 8.0;
+        assert!(held < predicted && predicted < held + 16e6, "{format}: {predicted}, weights {held}");
+        assert!(predicted < number(&plain, "memory_predicted_bytes") - 2e6, "{format}: {predicted}");
+    }
+    for (args, code, wanted) in [
+        (
+            &["--weights", "f16"][..],
+            2,
+            "the CPU does not hold weights as f16; wanted f32, bf16, int8 or int4",
+        ),
+        (&["--weights", "int3"], 2, "wanted f32, bf16, int8 or int4"),
+        (
+            &["--weights", "int8", "--device", "virtual-ane"],
+            2,
+            "weights as q8_0 are of the CPU, not of the virtual ANE",
+        ),
+    ] {
+        let ran = lab.run(&[&["bench", "forward", "--config", "tiny"], args].concat());
+        assert_eq!(ran.code, code, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(wanted), "{args:?}: {}", ran.err);
+    }
+}
+
 #[test]
 fn the_printed_blocks_say_what_ran() {
     let lab = Lab::new();

@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use bench::results::{Case, Published, Quantity};
 use bench::{ForwardProgress, ForwardReport, ForwardSettings};
-use model::ModelConfig;
+use model::quant::Format;
 use serde_json::{Value, json};
 
 use super::output::{Measurement, OutputArgs};
 use super::shapes::{Extents, Shape, memory_line, rule};
-use super::sweep::largest;
 use super::{peak_memory, published};
 use crate::device::{DeviceArgs, bytes};
 use crate::failure::Failure;
+use crate::format::{Held, held};
 
 /// Flags of `rustane bench forward`.
 #[derive(clap::Args)]
@@ -34,6 +34,10 @@ pub struct Args {
     /// Layers that run, instead of all
     #[arg(long, value_name = "N")]
     layers: Option<std::num::NonZeroUsize>,
+    /// How the weights of the layer in memory are held: f32, or on the CPU bf16, int8 (q8_0) or int4 (q4_0), which
+    /// its kernels for that format multiply
+    #[arg(long, default_value = "f32", value_name = "FORMAT", value_parser = weights)]
+    weights: Held,
     /// Passes before the timed ones
     #[arg(long, default_value_t = 1, value_name = "N")]
     warmup: usize,
@@ -81,6 +85,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The format of that name.
+fn weights(name: &str) -> Result<Held, String> {
+    match name.to_ascii_lowercase().as_str() {
+        "int8" => Ok(Held::As(Format::Q8_0)),
+        "int4" => Ok(Held::As(Format::Q4_0)),
+        "f16" => Err("the CPU does not hold weights as f16; wanted f32, bf16, int8 or int4".into()),
+        other => held(other).map_err(|_| "wanted f32, bf16, int8 or int4".into()),
+    }
+}
+
 fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>) -> anyhow::Result<()> {
     let all = shape.config.model.layers;
     let layers = args.layers.map_or(all, |n| n.get().min(all));
@@ -89,22 +103,17 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
     let theirs = if layers == all { published::forward(&shape.name) } else { None };
     peak_memory::reset();
     let begin = Instant::now();
-    let trainer = args.device.trainer(&config)?;
-    let predicted = trainer.memory().map(|reserved| foreseen(&config.model, reserved));
-    let (ledger, counts) = (trainer.later_ledger(), trainer.later_counts());
-    let settings = ForwardSettings {
-        seq: config.train.seq,
-        warmup: args.warmup,
-        timed: args.timed,
-        threads: args.device.threads(),
-    };
+    let format = Held::on_cpu(Some(args.weights))?;
+    let mut engine = args.device.one_block(&config, format)?;
+    let settings = ForwardSettings { seq: config.train.seq, warmup: args.warmup, timed: args.timed };
     if !args.output.json {
         let gb = theirs.map_or(String::new(), |(gb, _)| format!(" — published estimate {gb} GB"));
         println!(
-            "{0}\n{1}{gb}\n{2}, one layer in memory at a time\n{0}",
+            "{0}\n{1}{gb}\n{2}, one layer in memory at a time, weights as {3}\n{0}",
             rule(),
             shape.headline(layers),
-            args.device.label()
+            args.device.label(),
+            args.weights
         );
         print!(
             "[1/3] Reserving memory for one layer... {:.1}s\n[2/3] Drawing the embedding... ",
@@ -112,7 +121,7 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
         );
         let _ = std::io::stdout().flush();
     }
-    let report = bench::forward(trainer.backend, &whole, &settings, &mut |progress| {
+    let report = bench::forward(&mut *engine.device, &whole, &settings, &mut |progress| {
         if args.output.json || progress != ForwardProgress::Ready {
             return;
         }
@@ -126,10 +135,10 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
     }
     let mut cases = cases(args, shape, &report, peak)?;
     for case in &mut cases {
-        case.dispatches = counts();
+        case.dispatches = (engine.counts)();
         case.memory_peak_bytes = measured;
     }
-    cases[0].details["memory_predicted_bytes"] = json!(predicted);
+    cases[0].details["memory_predicted_bytes"] = json!(engine.memory);
     measurement.add(cases)?;
     if args.output.json {
         return Ok(());
@@ -143,25 +152,23 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
         Some(ms) => println!(" (published, M4 Max: {ms:.0}ms{loss})"),
         None => println!(),
     }
-    println!("      and {:.0}ms in which the weights of each layer were drawn", report.ms_weights);
+    let rounded = match args.weights {
+        Held::F32 => String::new(),
+        format => format!(" and rounded to {format}"),
+    };
+    println!("      and {:.0}ms in which the weights of each layer were drawn{rounded}", report.ms_weights);
     let whole_bytes = bytes(4 * report.params);
-    println!("      {}; the weights alone are {whole_bytes} in f32", memory_line(measured, predicted));
+    println!("      {}; the weights alone are {whole_bytes} in f32", memory_line(measured, engine.memory));
     println!(
         "      {:.1} tok/s, {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak of f32 measured now",
         report.tok_per_s,
         report.gflop_per_s,
         100.0 * report.gflop_per_s / peak
     );
-    if let Some(line) = ledger() {
+    if let Some(line) = (engine.ledger)() {
         println!("      {line}");
     }
     Ok(())
-}
-
-/// Bytes that a forward pass touches of those that a trainer of one layer reserves: neither gradients nor
-/// moments, and the numbers drawn last beside them.
-fn foreseen(model: &ModelConfig, reserved: u64) -> u64 {
-    reserved.saturating_sub(12 * model.param_count()) + largest(model)
 }
 
 /// The pass and its loss. Figures of others stand beside the whole model only.
@@ -175,6 +182,9 @@ fn cases(args: &Args, shape: &Shape, report: &ForwardReport, peak: f64) -> anyho
     if report.layers < all {
         name += &format!("/layers{}", report.layers);
     }
+    if args.weights != Held::F32 {
+        name += &format!("/{}", args.weights);
+    }
     let device = args.device.label();
     let mut time = Case::new(&*name, &*device, Quantity::ms("forward pass"), report.ms.clone());
     time.published = figure(ms.filter(|_| theirs.is_some()));
@@ -183,7 +193,7 @@ fn cases(args: &Args, shape: &Shape, report: &ForwardReport, peak: f64) -> anyho
     let mut details = serde_json::to_value(report)?;
     let extra = json!({
         "protocol": "published", "config": shape.name, "model": shape.config.model, "layers_of_model": all,
-        "warmup": args.warmup, "precision": "f32", "peak_gflop_per_s": peak,
+        "warmup": args.warmup, "weights": args.weights.to_string(), "peak_gflop_per_s": peak,
         "peak_share": report.gflop_per_s / peak, "published_estimated_gb": theirs.map(|(gb, _)| gb),
     });
     if let (Some(details), Value::Object(extra)) = (details.as_object_mut(), extra) {

@@ -31,6 +31,9 @@ pub struct Args {
     /// All 25 configurations
     #[arg(long)]
     all: bool,
+    /// Configurations to leave out
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    skip: Vec<String>,
     /// A shape of your own: DIM,HIDDEN,LAYERS,SEQ
     #[arg(long, value_name = "SHAPE")]
     shape: Option<Extents>,
@@ -104,31 +107,46 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
     let mut measurement = args.output.begin("the published training sweep, rebuilt", &args.device)?;
     measurement.protocol(published::PROTOCOL);
-    let (mut ran, mut compared) = (0, false);
-    for shape in &shapes {
+    let (mut compared, mut failed) = (false, Vec::new());
+    for (number, shape) in shapes.iter().enumerate() {
+        if args.output.json && shapes.len() > 1 {
+            eprintln!("{} of {}: {}", number + 1, shapes.len(), shape.name);
+        }
         match one(args, shape, peak, &mut measurement) {
-            Ok(beside_published) => (ran, compared) = (ran + 1, compared || beside_published),
-            // One of several that does not fit leaves the others to run.
-            Err(error) if shapes.len() > 1 && error.downcast_ref::<Failure>().is_some_and(does_not_fit) => {
-                eprintln!("{}: {error}; --layers fit runs a slice of it", shape.name);
+            Ok(beside_published) => compared |= beside_published,
+            // One of several leaves the others to run.
+            Err(error) if shapes.len() > 1 => {
+                let slice = if does_not_fit(&error) { "; --layers fit runs a slice of it" } else { "" };
+                eprintln!("{}: {error:#}{slice}", shape.name);
+                failed.push(error);
             }
             Err(error) => return Err(error),
         }
     }
-    if ran > 0 {
+    if failed.len() < shapes.len() {
         measurement.finish()?;
     }
     if compared && !args.output.json {
         println!("{}\nPublished figures: {}.", published::WHY, published::SOURCE);
     }
-    if ran < shapes.len() {
-        eprintln!("{ran} of {} configurations ran, the others do not fit into memory", shapes.len());
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
     }
-    Ok(if ran == 0 { ExitCode::from(4) } else { ExitCode::SUCCESS })
+    let unfit = failed.iter().filter(|error| does_not_fit(error)).count();
+    let (ran, all) = (shapes.len() - failed.len(), shapes.len());
+    eprintln!(
+        "{ran} of {all} configurations ran; {unfit} do not fit into memory, {} failed",
+        failed.len() - unfit
+    );
+    Ok(match (unfit, ran) {
+        (unfit, 0) if unfit == all => ExitCode::from(4),
+        (unfit, _) if unfit == failed.len() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
 }
 
-fn does_not_fit(failure: &Failure) -> bool {
-    matches!(failure, Failure::DoesNotFit(_))
+fn does_not_fit(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<Failure>(), Some(Failure::DoesNotFit(_)))
 }
 
 fn shapes(args: &Args) -> anyhow::Result<Vec<Shape>> {
@@ -138,7 +156,18 @@ fn shapes(args: &Args) -> anyhow::Result<Vec<Shape>> {
     if names.is_empty() && args.shape.is_none() {
         names.push("600m-a".into());
     }
+    for skipped in &args.skip {
+        let before = names.len();
+        names.retain(|name| !name.eq_ignore_ascii_case(skipped));
+        if names.len() == before {
+            let text = format!("--skip {skipped}: it is not among {}", names.join(", "));
+            return Err(Failure::Usage(text).into());
+        }
+    }
     let custom = args.shape.map(Shape::custom);
+    if names.is_empty() && custom.is_none() {
+        return Err(Failure::Usage("--skip leaves no configuration; name fewer".into()).into());
+    }
     names.iter().map(|name| Shape::preset(name)).chain(custom).collect()
 }
 
@@ -253,7 +282,7 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
 }
 
 /// Bytes of the largest tensor, which is drawn beside the backend.
-pub fn largest(model: &ModelConfig) -> u64 {
+fn largest(model: &ModelConfig) -> u64 {
     Params::new(model).iter().map(|p| 4 * p.len() as u64).max().unwrap_or(0)
 }
 
