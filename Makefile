@@ -2,8 +2,8 @@
 
 CARGO ?= cargo
 FEATURES = rustane/failpoints
-RUSTANE = $(CARGO) run --release --locked --quiet --
-# For the sweeps: more flags, such as ARGS="--device ane" or ARGS="--layers 2".
+RUSTANE = $(CARGO) run --release --locked --
+# More flags for whatever runs rustane, such as ARGS="--device ane" or ARGS="--layers 2".
 ARGS ?=
 
 # Where Objective-C can be tested without a Mac.
@@ -15,6 +15,7 @@ GNUSTEP = $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	@echo 'ARGS adds flags: make sweep-600m ARGS="--layers 4 --out mine.json"'
 
 build: ## the release binary, target/release/rustane
 	$(CARGO) build --release --locked
@@ -46,17 +47,17 @@ interop: ## only the comparison with transformers
 	tests/interop/run
 
 train: ## the tiny preset on the built-in stories
-	$(CARGO) run --release --locked -- train
+	$(RUSTANE) train $(ARGS)
 
 results: ## render results/ as results/index.html
 	$(RUSTANE) results index
 
 # As FILE=results/mine.json ENDPOINT=https://…; without an endpoint, a branch for a pull request.
 submit: ## show FILE=results, ask, and send it or make a branch for a pull request
-	$(RUSTANE) bench submit $(FILE) $(if $(ENDPOINT),--endpoint $(ENDPOINT),--pull-request) $(ARGS)
+	$(RUSTANE) bench submit $(or $(FILE),$(error say which file: make submit FILE=results/mine.json)) $(if $(ENDPOINT),--endpoint $(ENDPOINT),--pull-request) $(ARGS)
 
 bench-step: ## one training step of the 110m preset, with phases
-	$(CARGO) run --release --locked -- bench step --preset 110m --seq 256 --batch 4
+	$(RUSTANE) bench step --preset 110m --seq 256 --batch 4 $(ARGS)
 
 sweep-600m: ## published sweep, 579M parameters: loss before and after ten steps (10 GB)
 	$(RUSTANE) bench sweep --config 600m-A $(ARGS)
