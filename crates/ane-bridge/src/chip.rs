@@ -70,6 +70,9 @@ pub struct Host {
     pub stage_gb_s: f64,
     /// The same for the backward pass, with transposes and gradient accumulation, GB/s.
     pub restage_gb_s: f64,
+    /// More time that transposing takes for the backward pass, as a share of [`Host::restage_gb_s`]'s, of a matrix whose
+    /// rows lie a multiple of 4 KiB apart: they fall into few sets of the caches.
+    pub conflict: f64,
     /// Activations to and from surfaces, GB/s.
     pub copy_gb_s: f64,
     /// f32 matrix products (weight gradients, classifier), TFLOPS.
@@ -82,7 +85,7 @@ pub struct Host {
 
 /// The M4 Max. `dispatch_s`, `sram_bytes` and `copy_gb_s` are measurements taken as published;
 /// `single_tflops` and `chained_tflops` are published peaks; `dma_gb_s` fits four dynamic products;
-/// `vector_gflops`, `tile_bytes`, `stage_gb_s`, `restage_gb_s` and `sgemm_tflops` are fitted to the
+/// `vector_gflops`, `tile_bytes`, `stage_gb_s`, `restage_gb_s`, `conflict` and `sgemm_tflops` are fitted to the
 /// calibration rows of [`crate::predict::PUBLISHED`]; Adam and norm to their share of the same rows.
 const M4_MAX: Chip = Chip {
     name: "M4 Max",
@@ -94,16 +97,17 @@ const M4_MAX: Chip = Chip {
         dispatch_s: 95e-6,
         single_tflops: 8.9,
         chained_tflops: 19.0,
-        vector_gflops: 18.0,
+        vector_gflops: 15.7,
         dma_gb_s: 200.0,
         sram_bytes: 33_554_432.0,
-        tile_bytes: 43_000.0,
+        tile_bytes: 43_600.0,
     },
     host: Host {
-        stage_gb_s: 16.7,
-        restage_gb_s: 10.5,
+        stage_gb_s: 17.0,
+        restage_gb_s: 11.3,
+        conflict: 0.69,
         copy_gb_s: 90.0,
-        sgemm_tflops: 2.47,
+        sgemm_tflops: 2.86,
         adam_gb_s: 300.0,
         norm_gb_s: 150.0,
     },
@@ -140,6 +144,7 @@ const fn chip(
         host: Host {
             stage_gb_s: like.host.stage_gb_s * host,
             restage_gb_s: like.host.restage_gb_s * host,
+            conflict: like.host.conflict,
             copy_gb_s: like.host.copy_gb_s * host,
             sgemm_tflops: like.host.sgemm_tflops * host,
             adam_gb_s: like.host.adam_gb_s * host,

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! forward  = layers · (Σ dispatch of 3 kernels + weights / stage + activations / copy) + classifier
-//! backward = layers · (Σ dispatch of 7 kernels + weights / restage + activations / copy
-//!                      + weight gradients / sgemm) + 2 classifiers
+//! backward = layers · (Σ dispatch of 7 kernels + (weights + conflict · weights in conflict) / restage
+//!                      + activations / copy + weight gradients / sgemm) + 2 classifiers
 //! update   = 28 bytes per parameter / adam,   norm = 4 bytes per parameter / norm
 //! ```
 //!
 //! The schedule is that of the published engine, on which the constants were fitted: fp32 master weights
 //! on the host, staged to fp16 surfaces every pass, one packed surface per kernel, the feed-forward fused
 //! in one program, weight gradients and classifier on the CPU, one sequence per step. Rates of the host
-//! are what remains after overlap. Kernels, surfaces and FLOPs: [`kernels`].
+//! are what remains after overlap. The backward pass takes most weights transposed, and transposing reads down the columns
+//! of the master weights: a matrix whose rows lie a multiple of 4 KiB apart is *in conflict*, as its columns fall
+//! into few sets of the caches. Kernels, surfaces and FLOPs: [`kernels`].
 //! Not modelled: paging when a model outgrows memory, decay of throughput in long runs.
 
 mod published;
@@ -149,7 +151,7 @@ pub fn step_ms(chip: &Chip, model: &Model) -> Step {
     let activations = s * (2.0 * d + 2.0 * h + 3.0 * q + 4.0 * kv) + s * (h + 3.0 * d + 2.0 * q + 3.0 * kv);
     let host = &chip.host;
     let layer = device_s(chip, &kernels(model)[3..])
-        + 4.0 * model.layer_weights() / (host.restage_gb_s * 1e9)
+        + 4.0 * (model.layer_weights() + host.conflict * in_conflict(model)) / (host.restage_gb_s * 1e9)
         + 4.0 * activations / (host.copy_gb_s * 1e9)
         + 2.0 * s * model.layer_weights() / (host.sgemm_tflops * 1e12);
     Step {
@@ -158,6 +160,18 @@ pub fn step_ms(chip: &Chip, model: &Model) -> Step {
         norm_ms: 1e3 * 4.0 * model.params() / (host.norm_gb_s * 1e9),
         update_ms: 1e3 * 28.0 * model.params() / (host.adam_gb_s * 1e9),
     }
+}
+
+/// Bytes between rows from which on columns meet in the caches.
+const CONFLICT_BYTES: usize = 4096;
+
+/// Weights of one layer that the backward pass takes transposed, in matrices whose rows are in conflict: the four of
+/// attention, `[dim, …]`, and two of the feed-forward, `[dim, hidden]`, in f32.
+fn in_conflict(model: &Model) -> f64 {
+    let [d, h, q, kv] = model.widths();
+    let meets = |row: usize| (4 * row).is_multiple_of(CONFLICT_BYTES);
+    let attention = if meets(model.dim) { d * (2.0 * q + 2.0 * kv) } else { 0.0 };
+    attention + if meets(model.hidden) { 2.0 * d * h } else { 0.0 }
 }
 
 fn device_s(chip: &Chip, kernels: &[(&str, Work)]) -> f64 {

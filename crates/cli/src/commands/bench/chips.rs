@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use ane_bridge::Chip;
-use bench::chips::{Pair, Row, Variant, cliff, cliff_hidden, evidence, rows, scales};
+use bench::chips::{Pair, Row, Scale, Variant, cliff, cliff_hidden, evidence, rows, scales};
 use serde_json::json;
 
 use crate::table::Table;
@@ -112,8 +112,26 @@ fn one(chip: &Chip) {
         ]);
     }
     println!("{table}");
+    let mut even = *chip;
+    even.host.conflict = 0.0;
+    let without: Vec<Scale> = bench::chips::scales(&even);
+    let winners = |scales: &[Scale]| -> String {
+        let fastest = scales.iter().filter_map(|s| s.fastest(|v| Some(v.step.predicted_ms)));
+        fastest.map(String::from).collect::<Vec<_>>().join(", ")
+    };
+    println!("The crossover: the model has {}. Its causes there:", winners(&scales(chip)));
     println!(
-        "The cliff: beyond hidden {:.0} at 512 tokens the fused feed-forward outgrows {:.0} MiB on the chip",
+        "- size: the variants of a scale differ by up to 11 % in parameters, and nearly all of a step is\n  \
+         proportional to them: C has the fewest up to 1.5B, B at 3B and 5B;"
+    );
+    println!(
+        "- conflicts: rows of a multiple of 4 KiB (hidden 4096, 6144, 8192 and more) are slow to transpose for the\n  \
+         backward pass; 6912 is not, which A has at 3B and B at 5B. Without that the model has {}.",
+        winners(&without)
+    );
+    println!(
+        "The cliff: beyond hidden {:.0} at 512 tokens the fused feed-forward's three [hidden, tokens] intermediates\n\
+         outgrow {:.0} MiB on the chip; the rest is computed in tiles, and each tile streams the weights again (spill).",
         cliff_hidden(chip, 512),
         chip.ane.sram_bytes / f64::from(1 << 20)
     );
