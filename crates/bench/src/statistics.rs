@@ -1,12 +1,14 @@
-//! Medians, and percentile bootstrap with a fixed seed.
+//! Medians, intervals by percentile bootstrap with a fixed seed, and the paired t.
 //!
 //! ```text
 //! ratio       median(b*) / median(a*), a* and b* drawn with replacement from a and b, each by itself
 //! interval    2.5 % and 97.5 % quantiles of the ratio over RESAMPLES draws
-//! P(better)   share of draws of the pairs' differences whose mean is below 0, half of those at 0 counted
+//! P(better)   F(−d̄ / e),  e = s / √n,  F Student's t with n − 1 degrees of freedom
 //! ```
 //!
-//! Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 and 16.
+//! A bootstrap of few pairs cannot doubt what it has not seen: two that agree would give 1. Student's t knows that
+//! the spread of two is hardly known. Sources: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter
+//! 13; Student 1908, The Probable Error of a Mean.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -56,20 +58,37 @@ pub fn ratio_interval(a: &[f64], b: &[f64]) -> Option<Interval> {
     Some(Interval { low: at(0.025)?, high: at(0.975)? })
 }
 
-/// Probability that the mean of the differences is below 0. `None` under two pairs: one shows nothing about chance.
-pub fn p_below_zero(differences: &[f64]) -> Option<f64> {
-    if differences.len() < 2 {
+/// Probability that the mean of what the differences are samples of is below 0, if they are nearly normal. The
+/// standard error counts as `least` at least, so that equal differences leave a doubt too. `None` under two pairs:
+/// one shows nothing about chance.
+pub fn p_below_zero(differences: &[f64], least: f64) -> Option<f64> {
+    let n = differences.len();
+    if n < 2 {
         return None;
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-    let share: f64 = (0..RESAMPLES)
-        .map(|_| match draw(&mut rng, differences).iter().sum::<f64>() {
-            sum if sum < 0.0 => 1.0,
-            0.0 => 0.5,
-            _ => 0.0,
-        })
-        .sum();
-    Some(share / RESAMPLES as f64)
+    let mean = mean(differences);
+    let squares: f64 = differences.iter().map(|d| (d - mean).powi(2)).sum();
+    let error = (squares / (n - 1) as f64 / n as f64).sqrt().max(least);
+    Some(student(-mean / error, n - 1))
+}
+
+/// Student's distribution function for whole degrees of freedom. Source: Abramowitz and Stegun 1964, 26.7.3 and
+/// 26.7.4.
+fn student(t: f64, freedom: usize) -> f64 {
+    let angle = (t / (freedom as f64).sqrt()).atan();
+    let (sin, cos) = angle.sin_cos();
+    // Odd degrees: θ + sin θ (cos θ + ⅔ cos³ θ + …), times 2/π; even ones: sin θ (1 + ½ cos² θ + …).
+    let odd = freedom % 2 == 1;
+    let mut term = if odd { cos } else { 1.0 };
+    let mut sum = 0.0;
+    for k in 0..freedom / 2 {
+        sum += term;
+        let k = k as f64;
+        let factor = if odd { (2.0 * k + 2.0) / (2.0 * k + 3.0) } else { (2.0 * k + 1.0) / (2.0 * k + 2.0) };
+        term *= factor * cos * cos;
+    }
+    let within = if odd { (angle + sin * sum) / std::f64::consts::FRAC_PI_2 } else { sin * sum };
+    0.5 + 0.5 * within
 }
 
 /// As many samples, drawn with replacement.
@@ -116,12 +135,26 @@ mod tests {
     }
 
     #[test]
-    fn pairs_that_agree_leave_no_doubt() {
-        assert_eq!(p_below_zero(&[-0.1, -0.2, -0.05]), Some(1.0));
-        assert_eq!(p_below_zero(&[0.1, 0.2, 0.05]), Some(0.0));
-        assert_eq!(p_below_zero(&[0.0, 0.0]), Some(0.5));
-        let p = p_below_zero(&[-0.3, 0.1, -0.2, 0.15, -0.1]).unwrap();
-        assert!((0.55..0.95).contains(&p), "{p}");
-        assert_eq!(p_below_zero(&[-1.0]), None);
+    fn few_pairs_that_agree_leave_a_doubt() {
+        let p = |differences: &[f64]| p_below_zero(differences, 1e-3).unwrap();
+        // ½ + atan(15)/π: the mean is fifteen standard errors away.
+        assert!((p(&[-0.16, -0.14]) - 0.978_81).abs() < 1e-5);
+        let equal = p(&[-0.2, -0.2]);
+        assert!((0.99..0.9999).contains(&equal), "{equal}");
+        let (two, three, six) =
+            (p(&[-0.1, -0.2]), p(&[-0.1, -0.2, -0.15]), p(&[-0.1, -0.2, -0.15, -0.1, -0.2, -0.15]));
+        assert!(two < 0.95 && two < three && three < six && six < 1.0, "{two} {three} {six}");
+        assert!((two + p(&[0.1, 0.2]) - 1.0).abs() < 1e-12);
+        assert_eq!(p(&[0.0, 0.0]), 0.5);
+        assert!((0.55..0.95).contains(&p(&[-0.3, 0.1, -0.2, 0.15, -0.1])));
+        assert_eq!(p_below_zero(&[-1.0], 1e-3), None);
+    }
+
+    #[test]
+    fn student_is_that_of_the_tables() {
+        for (freedom, t) in [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (30, 2.0423)] {
+            assert!((student(t, freedom) - 0.975).abs() < 1e-5, "{freedom}");
+            assert!((student(-t, freedom) - 0.025).abs() < 1e-5, "{freedom}");
+        }
     }
 }

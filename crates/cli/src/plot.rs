@@ -130,11 +130,15 @@ fn draw(chart: &Chart, curves: &[Curve], x: Axis, y: Axis, text: &mut String) ->
             area.draw_series(LineSeries::new(points, color.stroke_width(4)))?;
         }
     }
+    let mut placed = Labels::new(area.plotting_area().get_pixel_range(), SIZE.0 as i32);
     for Note { at, text } in &chart.notes {
-        let style = (FONT, 20).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Bottom));
-        let beside =
-            EmptyElement::at((at.0, at.1.clamp(low, high))) + Text::new(text.clone(), (8, -8), style);
-        area.draw_series(std::iter::once(beside))?;
+        let point = area.backend_coord(&(at.0, at.1.clamp(low, high)));
+        let label = placed.place(point, text);
+        if let Some(end) = label.leader(point) {
+            root.draw(&PathElement::new(vec![point, end], INK.mix(0.35).stroke_width(1)))?;
+        }
+        let style = (FONT, Labels::FONT_SIZE).into_font().color(&INK);
+        root.draw_text(text, &style.pos(Pos::new(HPos::Left, VPos::Top)), (label.x, label.y))?;
     }
     root.present()
 }
@@ -164,6 +168,62 @@ fn legend(
         x += width + 32;
     }
     Ok(y + ROW / 2)
+}
+
+/// The place of a label: its upper left corner, and its extent. Pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Label {
+    x: i32,
+    y: i32,
+    width: i32,
+}
+
+impl Label {
+    fn meets(&self, other: &Label) -> bool {
+        let apart = |a: i32, len_a: i32, b: i32, len_b: i32| a + len_a <= b || b + len_b <= a;
+        !apart(self.x, self.width, other.x, other.width)
+            && !apart(self.y, Labels::HEIGHT, other.y, Labels::HEIGHT)
+    }
+
+    /// Where a line from the point to the label ends, when that is not beside the point.
+    fn leader(&self, (x, y): (i32, i32)) -> Option<(i32, i32)> {
+        let (top, bottom) = (self.y, self.y + Labels::HEIGHT);
+        let end = (x.clamp(self.x, self.x + self.width), y.clamp(top, bottom));
+        ((end.1 - y).abs() > Labels::HEIGHT).then_some(end)
+    }
+}
+
+/// Labels that do not cover one another.
+struct Labels {
+    /// Upper end of the curves' area, and the right and lower ends.
+    bounds: (i32, i32, i32),
+    placed: Vec<Label>,
+}
+
+impl Labels {
+    const FONT_SIZE: i32 = 20;
+    const HEIGHT: i32 = 24;
+
+    fn new((_, rows): (Range<i32>, Range<i32>), right: i32) -> Self {
+        Self { bounds: (rows.start, right - 8, rows.end), placed: Vec::new() }
+    }
+
+    /// The nearest free place beside, above or below a point; beside it when there is none.
+    fn place(&mut self, (x, y): (i32, i32), text: &str) -> Label {
+        // No font is at hand to measure with; letters of a sans-serif are about this wide.
+        let width = 11 * text.chars().count() as i32;
+        let (top, right, bottom) = self.bounds;
+        let beside = |row: i32| {
+            let y = y - 8 - Self::HEIGHT + row * Self::HEIGHT;
+            [x + 8, x - 8 - width].map(|x| Label { x: x.min(right - width).max(0), y, width })
+        };
+        let rows = (0..40).flat_map(|distance| [-distance, distance + 1]).flat_map(beside);
+        let inside = |l: &Label| l.y >= top && l.y + Self::HEIGHT <= bottom;
+        let free = |l: &Label| inside(l) && self.placed.iter().all(|other| !l.meets(other));
+        let label = rows.clone().find(free).unwrap_or(beside(0)[0]);
+        self.placed.push(label);
+        label
+    }
 }
 
 /// A series, ready to draw.
@@ -409,6 +469,20 @@ mod tests {
         assert_eq!(text.matches("#0072B2").count(), 3);
         assert!(text.matches("<circle").count() == 300);
         assert!(!text.contains("NaN") && !text.contains("inf"));
+    }
+
+    #[test]
+    fn labels_of_neighbours_do_not_cover_one_another() {
+        let mut labels = Labels::new((0..1500, 100..800), 1600);
+        let text = "a label of about forty letters, as usual";
+        let points: Vec<(i32, i32)> = (0..20).map(|i| (80 * i, 400 + 15 * (i % 7))).collect();
+        let placed: Vec<Label> = points.iter().map(|&point| labels.place(point, text)).collect();
+        for (i, label) in placed.iter().enumerate() {
+            assert!(placed[..i].iter().all(|other| !label.meets(other)), "{placed:?}");
+            assert!(label.y >= 100 && label.y + Labels::HEIGHT <= 800 && label.x + label.width <= 1600);
+        }
+        assert_eq!((placed[0].x, placed[0].leader(points[0])), (8, None), "the first has its place");
+        assert!(placed.iter().zip(&points).any(|(label, &point)| label.leader(point).is_some()));
     }
 
     #[test]

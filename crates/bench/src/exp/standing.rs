@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ledger::{Budget, Outcome, Record};
 use crate::statistics::{mean, p_below_zero};
 
+/// Bits per byte that a standard error counts as at least: seeds that differ by less do so by luck.
+const LEAST: f64 = 1e-3;
+
 /// Runs of one experiment.
 #[derive(Clone, Debug)]
 pub struct Experiment<'a> {
@@ -60,7 +63,12 @@ impl Paired {
         if seeds.is_empty() {
             return None;
         }
-        Some(Self { mean: mean(&differences), p_better: p_below_zero(&differences), seeds, differences })
+        Some(Self {
+            mean: mean(&differences),
+            p_better: p_below_zero(&differences, LEAST),
+            seeds,
+            differences,
+        })
     }
 }
 
@@ -165,7 +173,8 @@ mod tests {
         let paired = Paired::of(a, b).unwrap();
         assert_eq!(paired.seeds, [1, 2]);
         assert!((paired.mean + 0.15).abs() < 1e-12);
-        assert_eq!(paired.p_better, Some(1.0));
+        // −0.1 and −0.2: three standard errors from 0, on two seeds.
+        assert!((paired.p_better.unwrap() - 0.897_58).abs() < 1e-5, "{paired:?}");
         assert_eq!(Paired::of(a, c).unwrap().p_better, None, "one pair shows nothing about chance");
         assert_eq!(Paired::of(a, failed), None);
     }

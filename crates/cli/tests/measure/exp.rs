@@ -36,7 +36,8 @@ fn experiments_are_recorded_ranked_compared_and_drawn() {
     assert_eq!((&best["id"], &best["settings"]["optimizer.lr"]), (&"0002".into(), &0.01.into()));
     let compared: Value =
         serde_json::from_str(&out(at, &["exp", "compare", "0001", "0002", "--json"])).unwrap();
-    assert_eq!(compared["p_better"], 1.0);
+    // Two seeds that agree are much, and not certainty.
+    assert!((0.95..1.0).contains(&compared["p_better"].as_f64().unwrap()), "{compared}");
     assert_eq!(compared["seeds"], serde_json::json!([1, 2]));
     assert!(compared["difference"].as_f64().unwrap() < -0.1);
     // The weights are gone, what was measured is kept.

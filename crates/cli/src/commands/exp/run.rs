@@ -156,6 +156,7 @@ fn summary(
         let object = json!({
             "experiment": id, "desc": args.desc, "val_bpb": mean, "val_bpb_by_seed": experiment.bpb(),
             "best_before": before.map(|e| e.id), "difference": paired.as_ref().map(|p| p.mean),
+            "paired_seeds": paired.as_ref().map(|p| &p.seeds),
             "p_better": paired.as_ref().and_then(|p| p.p_better), "verdict": verdict,
         });
         println!("{object}");
@@ -165,7 +166,7 @@ fn summary(
     if let (Some(before), Some(paired)) = (before, &paired) {
         println!("best_before: {}\ndifference: {:+.6}", before.id, paired.mean);
         let odds = paired.p_better.map_or("not known from one seed".into(), |p| format!("{p:.3}"));
-        println!("p_better: {odds}");
+        println!("paired_seeds: {}\np_better: {odds}", paired.seeds.len());
     }
     println!("verdict: {verdict}");
     Ok(ExitCode::SUCCESS)

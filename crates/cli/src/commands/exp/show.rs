@@ -127,8 +127,10 @@ pub fn best(standing: &Standing<'_>, json: bool, toml: bool) -> anyhow::Result<(
     if let Some((baseline, Some(before))) = baseline
         && baseline.id != best.id
     {
-        let odds = Paired::of(baseline, best).and_then(|p| p.p_better);
-        let odds = odds.map_or(String::new(), |p| format!(", P(better) {p:.3}"));
+        let paired = Paired::of(baseline, best);
+        let odds =
+            paired.and_then(|p| Some(format!(", P(better) {:.3} by {} seeds", p.p_better?, p.seeds.len())));
+        let odds = odds.unwrap_or_default();
         println!("{:+.4} against the first, {} at {before:.6}{odds}", mean - before, baseline.id);
     }
     Ok(())
@@ -182,7 +184,7 @@ pub fn compare(a: &Experiment<'_>, b: &Experiment<'_>, json: bool) -> anyhow::Re
     print!("{table}");
     match paired.p_better {
         Some(p) => println!(
-            "mean {:+.6}; P(b is better) {p:.3}, bootstrap over {} seeds",
+            "mean {:+.6}; P(b is better) {p:.3}, Student's t over {} seeds",
             paired.mean,
             paired.seeds.len()
         ),
