@@ -42,6 +42,12 @@ pub enum AneError {
 }
 
 impl AneError {
+    /// The rules that a program breaks.
+    pub(crate) fn rules(kernel: &'static str, faults: &[mil::Diagnostic]) -> Self {
+        let faults = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Self::Rules { kernel, faults }
+    }
+
     /// Whether a fresh process would go on from the last update: this one has no compile left.
     pub fn needs_restart(&self) -> bool {
         matches!(self, AneError::Spent { .. } | AneError::Compile(CompileError::Budget { .. }))

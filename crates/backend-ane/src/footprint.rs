@@ -1,8 +1,11 @@
 //! The memory of a trainer, counted by the code that takes it.
 
+use ane_bridge::{Chip, CompileError};
 use backend::{Footprint, Result};
 use backend_cpu::{Cpu, count};
+use mil::eval::Rows;
 use mil::verify::Limits;
+use mil::{Program, verify};
 use model::ModelConfig;
 
 use crate::ane::Buffers;
@@ -11,7 +14,7 @@ use crate::plan::Plan;
 use crate::programs::surface_bytes;
 
 /// Bytes that training takes on the host and in surfaces, on a chip of these limits; nothing is taken. What
-/// Apple's framework, or the evaluator of the virtual device, keeps for itself is not known here.
+/// Apple's framework keeps for itself is not known here; for the virtual device, see [`evaluator_bytes`].
 ///
 /// # Errors
 /// As [`crate::Ane::new`], but for want of memory.
@@ -27,10 +30,36 @@ pub fn footprint(config: &ModelConfig, plan: Plan, limits: &Limits, muon: bool) 
     Ok(found)
 }
 
+/// Bytes that the virtual device keeps for itself in training: values and constants of every program, in its
+/// evaluator and as verified.
+///
+/// # Errors
+/// As [`crate::Ane::new`], and for a program that its evaluator does not take.
+pub fn evaluator_bytes(config: &ModelConfig, plan: Plan, chip: &Chip) -> Result<u64> {
+    let (plan, dims) = plan.of_model(config, &chip.limits()).map_err(AneError::Plan)?;
+    let mut bytes = 0;
+    for kernel in plan.kernels() {
+        let program = kernel.program(&plan.dims(&dims, kernel), &plan.choices);
+        let verified =
+            verify(program, &chip.target()).map_err(|faults| AneError::rules(kernel.name(), &faults))?;
+        let settings =
+            mil::eval::Settings { rows: Rows::Pitched, count_flushed: false, ..Default::default() };
+        let failed = |source| CompileError::Plan { program: kernel.name().into(), source };
+        let evaluated =
+            mil::eval::Plan::new(&verified, settings).map_err(failed).map_err(AneError::Compile)?;
+        bytes += evaluated.bytes() + constants(&verified);
+    }
+    Ok(bytes)
+}
+
+/// Bytes of the constants of a program.
+fn constants(program: &Program) -> u64 {
+    let ops = program.functions.iter().flat_map(|f| f.ops());
+    ops.filter_map(|op| op.constant()).map(|literal| literal.ty.bytes() as u64).sum()
+}
+
 #[cfg(test)]
 mod tests {
-    use ane_bridge::Chip;
-
     use super::*;
 
     /// A surface of weights holds each matrix in fp16, forward and backward in programs of their own.

@@ -25,7 +25,7 @@ pub use ane::Ane;
 pub use care::{Health, Monitor};
 pub use dims::{Dims, Extra, SeqLen};
 pub use error::AneError;
-pub use footprint::footprint;
+pub use footprint::{evaluator_bytes, footprint};
 pub use packing::{Block, Packing, Part, Place, Port};
 pub use plan::{Care, Choices, Classifier, Ffn, Inputs, Linear, Plan, PlanError, Scaling};
 pub use programs::AneDevice;

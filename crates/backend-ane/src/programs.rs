@@ -188,10 +188,8 @@ impl<D: AneDevice> Programs<D> {
         let (dims, choices) = (self.plan.dims(&self.dims, kernel), self.choices(variant));
         let packing = kernel.packing(&dims, &choices);
         let target = self.device.chip().target();
-        let verified = verify(kernel.program(&dims, &choices), &target).map_err(|faults| {
-            let faults = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            AneError::Rules { kernel: kernel.name(), faults }
-        })?;
+        let verified = verify(kernel.program(&dims, &choices), &target)
+            .map_err(|faults| AneError::rules(kernel.name(), &faults))?;
         let executable = self.device.compile(&variant.name(), &verified)?;
         let mut bound = Vec::new();
         for slot in slots(&self.plan, kernel, self.layers) {

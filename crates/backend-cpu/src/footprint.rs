@@ -11,7 +11,9 @@ use model::{ModelConfig, Params, Role};
 
 use crate::head::head_tokens;
 use crate::memory::page_of;
-use crate::{Cpu, MomentFormat, Plan};
+use crate::moments::Moments;
+use crate::params::places;
+use crate::{Buffer, Cpu, MomentFormat, Plan};
 
 thread_local! {
     static COUNT: RefCell<Option<Footprint>> = const { RefCell::new(None) };
@@ -84,6 +86,41 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// Bytes that fine-tuning by low-rank adapters would touch: what training does, but for the gradients and
+    /// moments of the weights, which stay as they are. Each of the seven matrices of a block has an adapter
+    /// `B·A`, `A` of `[rank, inputs]` and `B` of `[outputs, rank]`, in f32, trained by AdamW; the backward pass needs
+    /// `A·x`. An estimate: no backend trains adapters yet. Source: Hu et al. 2021, arXiv:2106.09685.
+    ///
+    /// # Errors
+    /// As [`Cpu::new`], but for want of memory.
+    pub fn lora_footprint(config: &ModelConfig, plan: Plan, rank: usize) -> Result<Footprint> {
+        let mut found = Self::footprint(config, plan.with_update_in_backward(false), false)?;
+        for what in ["gradients", "first moments", "second moments"] {
+            found.set(what, 0);
+        }
+        let table = Params::new(config);
+        let matrices = || table.iter().filter(|p| is_block_matrix(p.role));
+        let sides = matrices().flat_map(|p| [p.shape[1], p.shape[0]]);
+        let (_, len) = places(sides.map(|side| (false, rank.saturating_mul(side))));
+        let layers = if plan.recompute { 1 } else { config.layers };
+        let inner = plan.max_tokens.saturating_mul(rank).saturating_mul(matrices().count() / config.layers);
+        let (made, adapters) = count(|| {
+            Buffer::<f32>::zeros("adapters", len)?;
+            Buffer::<f32>::zeros("gradients of adapters", len)?;
+            // Of all layers, or of the one that is computed again, and their gradient.
+            Buffer::<f32>::zeros("activations of adapters", inner.saturating_mul(layers + 1))?;
+            Moments::new(plan.moments, len)
+        });
+        made?;
+        adapters.items().for_each(|(what, bytes)| match what {
+            "first moments" | "second moments" => found.add("moments of adapters", bytes),
+            what => found.add(what, bytes),
+        });
+        Ok(found)
+    }
+}
+
 /// Bytes of the pages that hold these places of a buffer of `bytes` for `len` numbers. Places come in order.
 pub(crate) fn touched(bytes: u64, len: usize, places: impl Iterator<Item = Range<usize>>) -> u64 {
     let each = bytes / len.max(1) as u64;
@@ -123,7 +160,7 @@ mod tests {
     use model::{Slot, TokenId, Weights};
 
     use super::*;
-    use crate::{Buffer, Precision};
+    use crate::Precision;
 
     fn config() -> ModelConfig {
         ModelConfig { vocab: 300, max_seq: 64, ..ModelConfig::default() }
@@ -167,6 +204,31 @@ mod tests {
         let recompute = of(Plan::new(256).with_recompute(true), false);
         assert!(recompute.of("activations") < plain.of("activations"));
         assert!(of(Plan::new(256), true).of("iteration of Muon") >= 8 * 192 * 512);
+    }
+
+    #[test]
+    fn adapters_are_all_that_low_rank_training_moves() {
+        let c = config();
+        let of = |rank, recompute| {
+            let plan = Plan::new(128).with_threads(2).with_recompute(recompute);
+            Cpu::lora_footprint(&c, plan, rank).unwrap()
+        };
+        let (eight, full) =
+            (of(8, false), Cpu::footprint(&c, Plan::new(128).with_threads(2), false).unwrap());
+        let (d, h, q, kv) = (c.dim, c.hidden, c.q_dim(), c.kv_dim());
+        let sides = (d + q) + 2 * (d + kv) + (q + d) + 2 * (d + h) + (h + d);
+        let wanted = (4 * 8 * sides * c.layers) as f64;
+        assert!((eight.of("adapters") as f64 / wanted - 1.0).abs() < 0.01, "{eight:?}");
+        assert_eq!(eight.of("gradients of adapters"), eight.of("adapters"));
+        assert_eq!(eight.of("moments of adapters"), 2 * eight.of("adapters"));
+        assert_eq!(eight.of("activations of adapters"), (4 * 128 * 8 * 7 * (c.layers + 1)) as u64);
+        for what in ["weights", "activations", "logits"] {
+            assert_eq!(eight.of(what), full.of(what), "{what}");
+        }
+        assert_eq!(eight.of("gradients") + eight.of("first moments"), 0);
+        assert!(eight.total() < full.total());
+        assert!(of(16, false).of("adapters") > 19 * eight.of("adapters") / 10);
+        assert!(of(8, true).total() < eight.total());
     }
 
     /// Whatever a step takes beyond what was counted shows here: buffers made after the start.

@@ -28,16 +28,9 @@ impl Layout {
     /// Of a model.
     pub fn new(config: &ModelConfig) -> Self {
         let table = Params::new(config);
-        let mut starts = Vec::with_capacity(table.len());
-        let mut end = 0usize;
-        for p in &table {
-            if !matches!(p.role, Role::K | Role::V | Role::KBias | Role::VBias | Role::Up) {
-                end = end.next_multiple_of(BLOCK);
-            }
-            starts.push(end);
-            end += p.len();
-        }
-        Self { table, starts, len: end }
+        let joins = |role| matches!(role, Role::K | Role::V | Role::KBias | Role::VBias | Role::Up);
+        let (starts, len) = places(table.iter().map(|p| (joins(p.role), p.len())));
+        Self { table, starts, len }
     }
 
     /// The table of parameters.
@@ -104,6 +97,20 @@ impl Layout {
         let last = id(span.end - 1).expect("the table has this row");
         self.starts[span.start]..self.range(last).end
     }
+}
+
+/// Where tensors start that lie one behind the other, and numbers in all. A tensor starts a block of moments, unless it
+/// joins the one before; each comes with whether it does, and its numbers.
+pub fn places(tensors: impl Iterator<Item = (bool, usize)>) -> (Vec<usize>, usize) {
+    let (mut starts, mut end) = (Vec::new(), 0usize);
+    for (joins, len) in tensors {
+        if !joins {
+            end = end.next_multiple_of(BLOCK);
+        }
+        starts.push(end);
+        end += len;
+    }
+    (starts, end)
 }
 
 /// Its row in the table.

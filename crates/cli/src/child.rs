@@ -88,7 +88,7 @@ impl Plan {
             command.args(["--device", name.get_name()]);
         }
         if let Some(chip) = device.chip {
-            command.args(["--chip", &chip.name.replace(' ', "-")]);
+            command.args(["--chip", &chip.flag()]);
         }
         command.arg("--out").arg(&self.dir).stdin(Stdio::null()).stdout(out).stderr(err);
         // Ctrl-C in a terminal would reach it beside our own request, and the second one insists.

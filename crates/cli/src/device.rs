@@ -46,15 +46,50 @@ pub struct DeviceArgs {
     /// Where the model runs
     #[arg(long, env = "RUSTANE_DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
-    /// Chip that the virtual Neural Engine stands for [default: M4 Max], or that a Mac's own is taken for
-    #[arg(long, value_name = "CHIP", value_parser = chip)]
-    pub chip: Option<&'static Chip>,
+    /// Chip that the virtual Neural Engine stands for [default: M4 Max], or that a Mac's own is taken for; `this`
+    /// is the machine's own
+    #[arg(long, value_name = "CHIP", value_parser = which_chip)]
+    pub chip: Option<WhichChip>,
     /// Threads; no result depends on it [default: one per core]
     #[arg(long, env = "RUSTANE_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// One for everything that this process does: its compiles are counted together.
     #[arg(skip)]
     ane: Arc<OnceLock<VirtualAne>>,
+}
+
+/// A chip on the command line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum WhichChip {
+    /// The one of this machine, if it is Apple's.
+    This,
+    /// That one.
+    Named(&'static Chip),
+}
+
+impl WhichChip {
+    /// The chip; nothing for this machine's where it is not Apple's.
+    fn found(self) -> Option<&'static Chip> {
+        match self {
+            Self::This => Chip::find(&apple::system_chip()?),
+            Self::Named(chip) => Some(chip),
+        }
+    }
+
+    /// As the flag takes it.
+    pub fn flag(self) -> String {
+        match self {
+            Self::This => "this".into(),
+            Self::Named(chip) => chip.name.replace(' ', "-"),
+        }
+    }
+}
+
+fn which_chip(name: &str) -> Result<WhichChip, String> {
+    if name.eq_ignore_ascii_case("this") {
+        return Ok(WhichChip::This);
+    }
+    chip(name).map(WhichChip::Named).map_err(|text| text + ", or this")
 }
 
 /// The chip of that name, such as `M4 Max` or `m4-max`.

@@ -56,6 +56,37 @@ fn says_what_training_takes_and_whether_it_fits() {
 }
 
 #[test]
+fn adapters_take_less_than_all_weights_and_are_called_an_estimate() {
+    let dir = TempDir::new().unwrap();
+    let plan =
+        |more: &[&str]| json(dir.path(), &[&["plan", "110m", "--json", "--device", "cpu"], more].concat());
+    let ((code, lora), (_, full)) =
+        (plan(&["--lora", "--rank", "8", "--ram", "18G"]), plan(&["--ram", "18G"]));
+    assert_eq!((code, &lora["estimate"], &lora["command"]), (0, &Value::Bool(true), &Value::Null));
+    // 12 layers of 768 channels and 2048 in the feed-forward: 8 · (8 · 768 + 3 · (768 + 2048)) each.
+    let trained = 12 * 8 * (8 * 768 + 3 * (768 + 2048));
+    assert_eq!(lora["trained_params"], trained);
+    let adapters = bytes(&lora, "steps", "adapters");
+    assert!(adapters >= 4 * trained && adapters < 4 * trained + 4 * trained / 100);
+    assert_eq!(bytes(&lora, "steps", "weights"), bytes(&full, "steps", "weights"));
+    assert!(lora["peak_bytes"].as_u64().unwrap() < full["peak_bytes"].as_u64().unwrap());
+    let text = rustane(dir.path(), &["plan", "110m", "--lora", "--device", "cpu"]);
+    assert!(text.out.contains("an estimate: rustane does not train LoRA yet"), "{}", text.out);
+}
+
+#[test]
+fn this_machine_is_a_chip_too_and_the_virtual_one_has_an_evaluator() {
+    let dir = TempDir::new().unwrap();
+    let small = ["plan", "tiny", "--json", "--seq", "64", "--batch", "1"];
+    let (_, here) = json(dir.path(), &[&small[..], &["--chip", "this", "--device", "cpu"]].concat());
+    assert!(here["machine"]["memory_gb_per_s"].as_f64().unwrap() > 0.1, "{here}");
+    assert!(here["machine"]["cores"].as_u64().unwrap() >= 1);
+    let (_, ane) = json(dir.path(), &[&small[..], &["--device", "virtual-ane"]].concat());
+    assert!(ane["device"].as_str().unwrap().starts_with("virtual ANE"), "{ane}");
+    assert!(bytes(&ane, "steps", "evaluator of the virtual ANE") > 100_000);
+}
+
+#[test]
 fn a_run_and_a_hugging_face_directory_can_be_planned() {
     let dir = TempDir::new().unwrap();
     let config = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
@@ -86,7 +117,10 @@ fn says_what_is_wrong_with_what_it_is_asked() {
     for (args, code, wanted) in [
         (&["plan", "110"][..], 2, "there is no preset `110`; did you mean `110m`?"),
         (&["plan", "empty"], 2, "neither config.toml (a run) nor a readable config.json"),
-        (&["plan", "--lora"], 2, "there is no LoRA in this version"),
+        (&["plan", "--lora", "--chip", "m4-max"], 2, "--lora counts what the CPU would hold"),
+        (&["plan", "--lora", "--rank", "193", "--device", "cpu"], 2, "wanted 1 to 192"),
+        (&["plan", "--rank", "8"], 2, "--lora"),
+        (&["plan", "--out", "x.json"], 2, "--check"),
         (&["plan", "--ram", "18"], 2, "`18` is no size; wanted such as 18G"),
         (&["plan", "--ram", "-3G"], 2, ""),
         (&["plan", "--serve", "--train"], 2, "cannot be used with"),
@@ -117,15 +151,22 @@ fn measured_memory_is_within_five_percent_of_the_prediction() {
         return;
     }
     let dir = TempDir::new().unwrap();
-    let (code, checked) =
-        json(dir.path(), &["plan", "--check", "3", "--json", "--device", "cpu", "--threads", "2"]);
+    let check =
+        ["plan", "--check", "3", "--json", "--out", "check.json", "--device", "cpu", "--threads", "2"];
+    let (code, checked) = json(dir.path(), &check);
     let cases = checked["cases"].as_array().unwrap();
     assert_eq!((code, cases.len()), (0, 3));
     for case in cases {
-        assert!(case["error"].as_f64().unwrap().abs() <= 0.05, "{case}");
-        assert!(case["measured_bytes"].as_u64().unwrap() > 50_000_000, "{case}");
+        assert!(case["details"]["error"].as_f64().unwrap().abs() <= 0.05, "{case}");
+        assert!(case["memory_peak_bytes"].as_u64().unwrap() > 50_000_000, "{case}");
     }
-    assert_eq!(checked["within_5_percent"], 3);
+    assert_eq!(checked["details"]["within_5_percent"], 3);
+    // Both are in the schema.
+    let ran = rustane(dir.path(), &["results", "check", "check.json"]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    let written: Value =
+        serde_json::from_str(&std::fs::read_to_string(dir.path().join("check.json")).unwrap()).unwrap();
+    assert_eq!(written, checked);
 }
 
 #[test]
@@ -145,6 +186,14 @@ fn the_table_and_the_chips_have_a_row_for_each() {
     );
     let (code, chip) = json(dir.path(), &["bench", "chips", "--chip", "m4-max", "--json"]);
     assert_eq!((code, chip["rows"].as_array().unwrap().len()), (0, 33));
+    let one = rustane(dir.path(), &["bench", "chips", "--chip", "m4-max"]);
+    for part in [
+        "The crossover: the model has C, C, C, A, B.",
+        "Without that the model has C, C, C, B, B.",
+        "beyond hidden 10923",
+    ] {
+        assert!(one.out.contains(part), "{part}: {}", one.out);
+    }
     let all = rustane(dir.path(), &["bench", "chips"]);
     assert!(["M1 ", "M3 Ultra ", "M5 Max "].iter().all(|name| all.out.contains(name)), "{}", all.out);
 }

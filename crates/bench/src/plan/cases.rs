@@ -1,7 +1,7 @@
 //! Configurations whose peak memory is measured beside the prediction.
 
 use engine::RunConfig;
-use engine::config::{OptimizerKind, OptimizerState, Precision};
+use engine::config::{OptimizerKind, OptimizerState, Precision, WeightFormat};
 use model::ModelConfig;
 
 /// A configuration with a name that says how it differs.
@@ -25,12 +25,12 @@ const ROWS: &[Row] = &[
     ([256, 704, 8, 4, 4, 8000], [256, 8], "recompute"),
     ([512, 1376, 8, 8, 8, 8000], [256, 1], ""),
     ([512, 1376, 8, 8, 8, 8000], [256, 1], "bf16"),
-    ([512, 1376, 8, 8, 8, 8000], [256, 1], "state-bf16"),
+    ([512, 1376, 8, 8, 8, 8000], [256, 1], "in-backward"),
     ([512, 1376, 8, 8, 8, 8000], [256, 1], "state-q8"),
     ([512, 1376, 8, 8, 8, 8000], [256, 1], "bf16 state-q8"),
     ([512, 1376, 8, 8, 8, 8000], [256, 4], ""),
     ([512, 1376, 8, 8, 8, 8000], [1024, 1], ""),
-    ([512, 1376, 8, 8, 8, 8000], [64, 16], "bf16"),
+    ([512, 1376, 8, 8, 8, 8000], [64, 16], "bf16 bf16-weights"),
     ([512, 1376, 8, 8, 2, 8000], [256, 2], "qk-norm"),
     ([512, 1376, 8, 8, 4, 8000], [256, 2], "qkv-bias untied"),
     ([512, 1376, 8, 8, 8, 8000], [256, 1], "muon"),
@@ -44,8 +44,8 @@ const ROWS: &[Row] = &[
     ([768, 2048, 6, 12, 4, 16_000], [256, 1], ""),
     ([768, 2048, 6, 12, 12, 16_000], [256, 1], "bf16 state-bf16"),
     ([768, 2048, 12, 12, 12, 32_000], [128, 1], ""),
-    ([768, 2048, 12, 12, 12, 32_000], [128, 1], "state-q8"),
-    ([768, 2048, 12, 12, 12, 32_000], [256, 1], "recompute state-q8 bf16"),
+    ([768, 2048, 12, 12, 12, 32_000], [128, 1], "in-backward state-q8"),
+    ([768, 2048, 12, 12, 12, 32_000], [256, 1], "recompute state-q8 bf16 bf16-weights in-backward"),
     ([1280, 3456, 4, 20, 5, 16_000], [128, 1], "untied"),
     ([1536, 4096, 4, 12, 12, 8192], [128, 1], ""),
 ];
@@ -77,6 +77,8 @@ fn case(&([dim, hidden, layers, heads, kv_heads, vocab], [seq, batch], words): &
     config.train.seq = seq;
     config.train.batch = batch;
     config.train.recompute = says("recompute");
+    config.train.update_in_backward = says("in-backward");
+    config.train.weights = if says("bf16-weights") { WeightFormat::Bf16 } else { WeightFormat::F32 };
     config.train.precision = if says("bf16") { Precision::Bf16 } else { Precision::F32 };
     config.optimizer.state = match (says("state-bf16"), says("state-q8")) {
         (true, _) => OptimizerState::Bf16,
@@ -101,6 +103,10 @@ mod tests {
         assert_eq!(all.iter().map(|c| &c.name).collect::<BTreeSet<_>>().len(), 30);
         all.iter().for_each(|c| c.config.validate().unwrap_or_else(|e| panic!("{}: {e}", c.name)));
         assert!(all.iter().any(|c| c.config.optimizer.kind == OptimizerKind::Muon));
+        let train = || all.iter().map(|c| &c.config.train);
+        assert!(train().any(|t| t.update_in_backward && t.weights == WeightFormat::Bf16 && t.recompute));
+        assert!(train().any(|t| t.update_in_backward && t.weights == WeightFormat::F32));
+        assert!(train().any(|t| !t.update_in_backward && t.weights == WeightFormat::Bf16));
         assert!(all.iter().any(|c| c.config.model.qkv_bias && !c.config.model.tied));
     }
 }

@@ -282,6 +282,11 @@ impl<'a> Quantity<'a> {
         Self { name, unit: "nats per token", better: Better::Lower }
     }
 
+    /// Bytes of memory.
+    pub const fn bytes(name: &'a str) -> Self {
+        Self { name, unit: "bytes", better: Better::Lower }
+    }
+
     /// Tokens per second.
     pub const fn tok_per_s(name: &'a str) -> Self {
         Self { name, unit: "tok/s", better: Better::Higher }

@@ -1,6 +1,7 @@
 //! `rustane plan`: what a model takes before it runs.
 
 mod check;
+mod lora;
 mod measure;
 mod serve;
 mod show;
@@ -14,8 +15,8 @@ use engine::config::{OptimizerKind, OptimizerState, Precision, WeightFormat};
 
 pub use self::train::preflight;
 use super::train::{parse_optimizer, parse_precision, parse_state, parse_weights};
-use crate::device::DeviceArgs;
-use crate::failure::Failure;
+use crate::commands::doctor::machine;
+use crate::device::{DeviceArgs, WhichChip};
 use crate::format::{Held, held};
 
 /// Flags of `rustane plan`.
@@ -30,9 +31,12 @@ pub struct Args {
     /// Plan writing: weights, keys and values
     #[arg(long, group = "purpose")]
     serve: bool,
-    /// Plan fine-tuning with LoRA, once there is such a thing
+    /// Plan fine-tuning by low-rank adapters (LoRA) on the CPU: an estimate, as nothing here trains them yet
     #[arg(long, group = "purpose")]
     lora: bool,
+    /// Rank of the adapters
+    #[arg(long, value_name = "N", default_value = "16", requires = "lora", help_heading = "LoRA")]
+    rank: std::num::NonZeroUsize,
     /// Memory of the machine, such as 18G, a tenth of which (2 GiB at least) is left to its system
     /// [default: what is free here]
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -82,9 +86,12 @@ pub struct Args {
     /// What trains and what runs forward on Apple's machines, in Markdown
     #[arg(long, help_heading = "All models")]
     table: bool,
-    /// One JSON object
+    /// One JSON object; of --check in the schema of results/ (docs/benchmarks.md)
     #[arg(long)]
     json: bool,
+    /// Write what --check measures to a file too, after each configuration, in that schema; it must not be there yet
+    #[arg(long, value_name = "FILE", requires = "check")]
+    out: Option<std::path::PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -98,12 +105,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(count) = args.check {
         return check::run(args, count);
     }
-    if args.lora {
-        let text = "there is no LoRA in this version, so its memory would be a guess; --train plans all weights, \
-                    --serve the finished model";
-        return Err(Failure::Usage(text.into()).into());
-    }
     let target = target::resolve(args)?;
+    if args.lora {
+        return lora::run(args, &target);
+    }
     if args.serve {
         return serve::run(args, &target);
     }
@@ -134,6 +139,10 @@ fn size(text: &str) -> Result<u64, String> {
 fn limit(args: &Args) -> Option<u64> {
     match args.ram {
         Some(ram) => Some(usable(ram)),
+        // A Mac does not tell what is free.
+        None if args.device.chip == Some(WhichChip::This) => {
+            crate::device::available_memory().or_else(|| machine::apple_memory().map(usable))
+        }
         None => crate::device::available_memory(),
     }
 }

@@ -5,7 +5,7 @@ use backend_cpu::Isa;
 use engine::config::{Classifier, Precision};
 
 use super::faults::Injected;
-use super::{Device, DeviceArgs};
+use super::{Device, DeviceArgs, WhichChip};
 use crate::ane;
 use crate::failure::Failure;
 
@@ -35,10 +35,17 @@ impl DeviceArgs {
     pub(super) fn place(&self) -> Result<Place, Failure> {
         let asked = match (self.device, apple::BUILT) {
             (Device::Ane | Device::Auto, true) => ane::verdict(),
-            (Device::Ane | Device::VirtualAne, _) => return Ok(Place::VirtualAne),
+            (Device::Ane | Device::VirtualAne, _) => {
+                if self.chip.is_some_and(|chip| chip.found().is_none()) {
+                    let text =
+                        "--chip this: this machine has no chip of Apple's; name one, or use --device cpu";
+                    return Err(Failure::NoDevice(text.into()));
+                }
+                return Ok(Place::VirtualAne);
+            }
             _ => return Ok(Place::Cpu),
         };
-        let chip = || self.chip.or_else(|| Chip::find(&apple::system_chip()?));
+        let chip = || self.chip.unwrap_or(WhichChip::This).found();
         match asked.route() {
             Some(route) => {
                 Ok(Place::Ane(apple::Settings { route, chip: chip(), ..apple::Settings::default() }))
@@ -55,7 +62,12 @@ impl DeviceArgs {
 
     /// The chip that the virtual Neural Engine stands for.
     pub fn virtual_chip(&self) -> &'static Chip {
-        self.chip.unwrap_or(Chip::M4_MAX)
+        self.chip.and_then(WhichChip::found).unwrap_or(Chip::M4_MAX)
+    }
+
+    /// Whether the virtual Neural Engine computes.
+    pub fn is_virtual_ane(&self) -> Result<bool, Failure> {
+        Ok(matches!(self.place()?, Place::VirtualAne))
     }
 
     /// The chip whose Neural Engine is planned for: one that was named, unless the CPU was too.
@@ -65,7 +77,7 @@ impl DeviceArgs {
             (Device::Cpu, _) => None,
             (_, Place::Ane(settings)) => Some(settings.chip.unwrap_or(Chip::M4_MAX)),
             (_, Place::VirtualAne) => Some(self.virtual_chip()),
-            (_, Place::Cpu) => self.chip,
+            (_, Place::Cpu) => self.chip.and_then(WhichChip::found),
         })
     }
 

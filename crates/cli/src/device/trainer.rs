@@ -164,6 +164,12 @@ impl DeviceArgs {
         self.ane_footprint(config, chip)
     }
 
+    /// What fine-tuning by adapters of a rank would take on the CPU.
+    pub fn lora_footprint(&self, config: &RunConfig, rank: usize) -> anyhow::Result<Footprint> {
+        let found = Cpu::lora_footprint(&config.model, self.cpu_plan(config), rank);
+        Ok(found.map_err(|e| Failure::DoesNotFit(chain(&e)))?)
+    }
+
     /// What training takes on a chip's Neural Engine, this machine's or not.
     pub fn ane_footprint(&self, config: &RunConfig, chip: &Chip) -> anyhow::Result<Footprint> {
         for (flag, ours) in [
@@ -178,7 +184,12 @@ impl DeviceArgs {
             }
         }
         let muon = config.optimizer.kind == OptimizerKind::Muon;
-        Ok(backend_ane::footprint(&config.model, self.ane_plan(config), &chip.limits(), muon)?)
+        let mut found = backend_ane::footprint(&config.model, self.ane_plan(config), &chip.limits(), muon)?;
+        if self.is_virtual_ane()? {
+            let bytes = backend_ane::evaluator_bytes(&config.model, self.ane_plan(config), chip)?;
+            found.add("evaluator of the virtual ANE", bytes);
+        }
+        Ok(found)
     }
 
     fn ane_plan(&self, config: &RunConfig) -> backend_ane::Plan {

@@ -203,6 +203,12 @@ impl Plan {
         self
     }
 
+    /// Bytes of constants and of values that it keeps between runs, from the first run on.
+    pub fn bytes(&self) -> u64 {
+        let each = |slot: &Buf| if matches!(slot, Buf::F16(_)) { 2 } else { 4 };
+        self.slots.iter().zip(&self.lens).map(|(slot, &len)| each(slot) * len as u64).sum()
+    }
+
     /// Inputs in declared order.
     pub fn inputs(&self) -> &[Port] {
         &self.inputs

@@ -4,7 +4,7 @@ use backend::Footprint;
 use bench::plan::Course;
 use serde_json::{Value, json};
 
-use super::train::{Choice, Planned};
+use super::train::{Choice, Here, Planned};
 use crate::device::bytes;
 use crate::table::Table;
 
@@ -51,12 +51,13 @@ pub fn verdict(needed: u64, limit: Option<u64>) -> String {
 pub fn training_text(p: &Planned<'_>) -> String {
     let (config, time) = (&p.target.config, &p.time);
     let mut text = format!(
-        "{}: {:.1}M parameters, {} × {} tokens, {}\n\n{}\n{}",
+        "{}: {:.1}M parameters, {} × {} tokens, {}\n{}\n{}\n{}",
         p.target.name,
         config.model.param_count() as f64 / 1e6,
         config.train.batch,
         config.train.seq,
         p.device,
+        p.machine.as_ref().map_or(String::new(), here),
         course_text(&p.course),
         verdict(p.course.bytes(), p.limit)
     );
@@ -86,6 +87,13 @@ pub fn training_text(p: &Planned<'_>) -> String {
     text
 }
 
+/// This machine, as a line.
+fn here(m: &Here) -> String {
+    let cores = m.cores.map_or("cores not known".into(), |n| format!("{n} processors"));
+    let memory = m.memory_bytes.map_or("memory not known".into(), bytes);
+    format!("this machine: {}, {cores}, {memory}, {:.0} GB/s {}\n", m.chip, m.memory_gb_per_s, m.bandwidth)
+}
+
 /// The same for programs.
 pub fn training_json(p: &Planned<'_>) -> Value {
     let mut object = course_json(&p.course, p.limit);
@@ -96,7 +104,7 @@ pub fn training_json(p: &Planned<'_>) -> Value {
         "update_in_backward": config.train.update_in_backward,
         "precision": config.train.precision, "optimizer_state": config.optimizer.state,
         "optimizer": config.optimizer.kind, "device": p.device, "options": p.options, "most_sequences": p.batch,
-        "longest_seq": p.seq, "time": p.time, "command": p.command,
+        "longest_seq": p.seq, "time": p.time, "machine": p.machine, "command": p.command,
     });
     merge(&mut object, extra);
     object

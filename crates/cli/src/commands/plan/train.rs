@@ -12,17 +12,20 @@ use serde::Serialize;
 use super::target::Target;
 use super::{Args, limit, show};
 use crate::commands::bench::{peak, peak_memory};
-use crate::device::DeviceArgs;
+use crate::commands::doctor::machine;
+use crate::device::{DeviceArgs, WhichChip};
 use crate::failure::Failure;
 
 /// Longest batch that is looked for.
-const MOST_SEQUENCES: usize = 1 << 16;
+pub const MOST_SEQUENCES: usize = 1 << 16;
 
 /// A plan of training.
 pub struct Planned<'a> {
     pub target: &'a Target,
     /// What it is for, such as `cpu, 2 threads`.
     pub device: String,
+    /// This machine, where it was asked for.
+    pub machine: Option<Here>,
     pub course: Course,
     pub limit: Option<u64>,
     pub time: Time,
@@ -44,6 +47,36 @@ pub struct Time {
     pub joules_per_token: Option<[f64; 2]>,
     /// What the prediction rests on.
     pub basis: String,
+}
+
+/// The machine that plans.
+#[derive(Clone, Debug, Serialize)]
+pub struct Here {
+    pub chip: String,
+    pub cores: Option<usize>,
+    pub memory_bytes: Option<u64>,
+    pub memory_gb_per_s: f64,
+    /// Whether that was measured now, or stated by the maker.
+    pub bandwidth: &'static str,
+}
+
+impl Here {
+    fn new(chip: Option<&Chip>, device: &DeviceArgs) -> anyhow::Result<Self> {
+        let (memory_gb_per_s, bandwidth) = match chip {
+            Some(chip) => (chip.memory_gb_s, "stated by Apple"),
+            None => {
+                let measured = probe::memory_bandwidth(device.threads()).map_err(backend::Error::from)?;
+                (measured, "measured now")
+            }
+        };
+        Ok(Self {
+            chip: machine::processor(),
+            cores: machine::processors(),
+            memory_bytes: machine::memory().map(|m| m.total).or_else(machine::apple_memory),
+            memory_gb_per_s,
+            bandwidth,
+        })
+    }
 }
 
 /// The same run with something changed.
@@ -148,7 +181,14 @@ fn plan<'a>(args: &Args, target: &'a Target) -> anyhow::Result<Planned<'a>> {
     }
     Ok(Planned {
         target,
-        device: chip.map_or_else(|| device.label(), |chip| format!("ANE of an {}", chip.name)),
+        device: match chip {
+            Some(chip) if !device.is_virtual_ane()? => format!("ANE of an {}", chip.name),
+            _ => device.label(),
+        },
+        machine: match device.chip {
+            Some(WhichChip::This) => Some(Here::new(chip, device)?),
+            _ => None,
+        },
         course: course(device, chip, config, program)?,
         limit,
         time: match chip {
