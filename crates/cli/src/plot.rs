@@ -213,14 +213,15 @@ impl Labels {
         // No font is at hand to measure with; letters of a sans-serif are about this wide.
         let width = 11 * text.chars().count() as i32;
         let (top, right, bottom) = self.bounds;
-        let beside = |row: i32| {
-            let y = y - 8 - Self::HEIGHT + row * Self::HEIGHT;
-            [x + 8, x - 8 - width].map(|x| Label { x: x.min(right - width).max(0), y, width })
-        };
-        let rows = (0..40).flat_map(|distance| [-distance, distance + 1]).flat_map(beside);
+        let beside =
+            |y: i32| [x + 8, x - 8 - width].map(|x| Label { x: x.min(right - width).max(0), y, width });
+        // Never on the height of the point, where its curve goes on.
+        let above = |row: i32| y - 8 - Self::HEIGHT - row * Self::HEIGHT;
+        let below = |row: i32| y + 8 + row * Self::HEIGHT;
+        let rows = (0..40).flat_map(|row| [above(row), below(row)]).flat_map(beside);
         let inside = |l: &Label| l.y >= top && l.y + Self::HEIGHT <= bottom;
         let free = |l: &Label| inside(l) && self.placed.iter().all(|other| !l.meets(other));
-        let label = rows.clone().find(free).unwrap_or(beside(0)[0]);
+        let label = rows.clone().find(free).unwrap_or(beside(above(0))[0]);
         self.placed.push(label);
         label
     }
