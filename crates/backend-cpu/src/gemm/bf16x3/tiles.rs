@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{BAND, PARTS, Side, Sides, TILE, V};
-use crate::gemm::amx::{ROW_BYTES, Tiles, load, multiply, store, zero};
+use crate::gemm::amx::{ROW_BYTES, Tiles, fetch, load, multiply, store, zero};
 use crate::gemm::transpose::transpose;
 use crate::gemm::{Into, Target};
 
@@ -44,7 +44,10 @@ impl Product {
                 let own = self.own.0.wrapping_add(j * self.steps * PARTS);
                 let (left, right) = if self.sides.own == Side::Left { (own, band) } else { (band, own) };
                 // SAFETY: inside the bands that the caller promised, and the sums of this band.
-                unsafe { multiply_bands(self.steps, left, right, self.sums.add(j * 4 * TILE)) };
+                unsafe {
+                    let lines = self.lines(j, part, into, c);
+                    multiply_bands(self.steps, left, right, self.sums.add(j * 4 * TILE), lines);
+                }
             }
             // SAFETY: the sums of all bands are there, and this part of `c` is the caller's.
             unsafe {
@@ -58,6 +61,17 @@ impl Product {
             // Whoever waits for this task sees what it wrote past the caches.
             _mm_sfence();
         }
+    }
+
+    /// The lines of `c` that band `j` fills; none where they are written past the caches.
+    fn lines(&self, j: usize, (rows, cols): (usize, usize), into: Into, c: Target) -> Lines {
+        let (i, rows, j) = match self.own_is_a {
+            true => (j * BAND, BAND.min(rows - j * BAND), 0),
+            false => (0, rows, j * BAND),
+        };
+        let left = if into == Into::Stream || j >= cols { 0 } else { rows };
+        let next = c.data.wrapping_add(i * c.row_stride + j);
+        Lines { next, stride: c.row_stride, left, per_step: rows.div_ceil(self.steps) }
     }
 
     /// Writes sums, row by row.
@@ -113,6 +127,26 @@ impl Product {
     }
 }
 
+/// Rows of two lines of `c` that come while tiles are multiplied, a few per step.
+struct Lines {
+    next: *const f32,
+    stride: usize,
+    left: usize,
+    per_step: usize,
+}
+
+impl Lines {
+    #[inline(always)]
+    fn fetch(&mut self) {
+        for _ in 0..self.per_step.min(self.left) {
+            fetch(self.next);
+            fetch(self.next.wrapping_add(V));
+            self.next = self.next.wrapping_add(self.stride);
+            self.left -= 1;
+        }
+    }
+}
+
 /// Rows and columns of a tile exchanged in place.
 ///
 /// # Safety
@@ -135,7 +169,13 @@ unsafe fn turn(tile: *mut f32) {
 ///
 /// Tiles are configured; both bands hold so many steps; there is room for four tiles of sums.
 #[inline]
-unsafe fn multiply_bands(steps: usize, mut left: *const u32, mut right: *const u32, sums: *mut f32) {
+unsafe fn multiply_bands(
+    steps: usize,
+    mut left: *const u32,
+    mut right: *const u32,
+    sums: *mut f32,
+    mut lines: Lines,
+) {
     const HI: usize = 0;
     const MID: usize = 2 * TILE;
     const LO: usize = 4 * TILE;
@@ -146,6 +186,7 @@ unsafe fn multiply_bands(steps: usize, mut left: *const u32, mut right: *const u
         zero!(2);
         zero!(3);
         for _ in 0..steps {
+            lines.fetch();
             load!(4, left.add(HI), ROW_BYTES);
             load!(6, right.add(LO), ROW_BYTES);
             multiply!(0, 4, 6);
