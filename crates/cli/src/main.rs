@@ -37,6 +37,8 @@ enum Command {
     Train(Box<commands::train::Args>),
     /// Continue a text with a trained model
     Generate(commands::generate::Args),
+    /// Talk with a trained model
+    Chat(commands::chat::Args),
     /// Measure a model on text: loss, perplexity, bits per byte
     Eval(commands::eval::Args),
     /// Train and try tokenizers
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => commands::train::run(&args, given),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Chat(args) => commands::chat::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),
         Command::Data(args) => commands::data::run(args),

@@ -9,11 +9,13 @@ use std::path::Path;
 use crate::safetensors::Float;
 use crate::{FileError, ModelConfig, TokenId, Weights};
 
+mod chat;
 mod config_json;
 mod index;
 mod read;
 mod write;
 
+pub use chat::{ChatTemplate, Message, TemplateError};
 pub use config_json::{Family, parse_config};
 pub use read::Reader;
 pub use write::save;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use engine::infer::{self, Finish, Sampling};
+use engine::infer::{self, Finish, Generated};
 use model::checkpoint::newest_model;
 use model::{Tokenizer, TokenizerError, hf};
 
+use super::sampling::SamplingArgs;
 use crate::device::{DeviceArgs, WriterArgs};
 use crate::failure::{Failure, unboxed};
 
@@ -20,33 +21,8 @@ pub struct Args {
     /// Text to continue
     #[arg(long, short, default_value = "")]
     prompt: String,
-    /// Longest continuation, in tokens
-    #[arg(long, short = 'n', default_value_t = 256, value_name = "N")]
-    max_tokens: usize,
-    /// Division of the logits; 0: always the most likely token
-    #[arg(long, short, default_value_t = 0.8, value_name = "X", value_parser = not_negative)]
-    temperature: f32,
-    /// Draw among the so many most likely tokens; 0: among all
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    top_k: usize,
-    /// Draw among the most likely tokens that together have this probability
-    #[arg(long, default_value_t = 0.95, value_name = "P", value_parser = share)]
-    top_p: f32,
-    /// Draw among tokens at least this share as likely as the most likely one
-    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = share)]
-    min_p: f32,
-    /// Weakens tokens that came before; 1: not at all
-    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive)]
-    repetition_penalty: f32,
-    /// Decides the draws
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    seed: u64,
-    /// Text that ends the continuation; repeatable
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
-    /// Go on behind the token that ends a text
-    #[arg(long)]
-    ignore_eos: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Say how fast it was
     #[arg(long)]
     stats: bool,
@@ -72,18 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let text = format!("the prompt has {got} tokens, the model reads at most {most}; shorten it");
         return Err(Failure::Usage(text).into());
     }
-    let sampling = Sampling {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repetition_penalty: args.repetition_penalty,
-        seed: args.seed,
-        max_tokens: args.max_tokens,
-        stop: args.stop,
-        ends: loaded.tokens.eos,
-        ignore_eos: args.ignore_eos,
-    };
+    let sampling = args.sampling.sampling(loaded.tokens.eos);
     let (mut writer, label) =
         args.device.writer_in(&loaded.config, loaded.weights, &args.writing).map_err(unboxed)?;
     let mut out = std::io::stdout();
@@ -99,23 +64,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!();
     }
     if args.stats {
-        let rate = |n: usize, d: std::time::Duration| n as f64 / d.as_secs_f64().max(1e-9);
-        eprintln!(
-            "prompt {} tokens at {:.0} tok/s, text {} tokens at {:.0} tok/s, on {}; ended by {}",
-            prompt.len(),
-            rate(prompt.len(), done.prefill),
-            done.tokens.len(),
-            rate(done.tokens.len(), done.decode),
-            label,
-            match done.finish {
-                Finish::Eos => "the model",
-                Finish::Stop => "a stop text",
-                Finish::Length => "its length",
-                Finish::Cancelled => "the reader",
-            }
-        );
+        eprintln!("{}", told(&done, prompt.len(), &label));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How fast a text was written, and why it ended.
+pub fn told(done: &Generated, prompt: usize, label: &str) -> String {
+    let rate = |n: usize, d: std::time::Duration| n as f64 / d.as_secs_f64().max(1e-9);
+    format!(
+        "prompt {prompt} tokens at {:.0} tok/s, text {} tokens at {:.0} tok/s, on {label}; ended by {}",
+        rate(prompt, done.prefill),
+        done.tokens.len(),
+        rate(done.tokens.len(), done.decode),
+        match done.finish {
+            Finish::Eos => "the model",
+            Finish::Stop => "a stop text",
+            Finish::Length => "its length",
+            Finish::Cancelled => "the reader",
+        }
+    )
 }
 
 /// A model and the tokenizer beside it, which may not know tokens that the model does not.
@@ -180,20 +148,4 @@ fn newest_run() -> Result<PathBuf, Failure> {
     });
     let newest = runs.max().map(|(_, path)| path);
     newest.ok_or_else(|| Failure::Usage("there is no run in runs/; train one, or name a model".into()))
-}
-
-fn number(text: &str, holds: fn(f32) -> bool, wanted: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|&x: &f32| x.is_finite() && holds(x)).ok_or_else(|| format!("wanted {wanted}"))
-}
-
-fn not_negative(text: &str) -> Result<f32, String> {
-    number(text, |x| x >= 0.0, "a number of at least 0")
-}
-
-fn positive(text: &str) -> Result<f32, String> {
-    number(text, |x| x > 0.0, "a number above 0")
-}
-
-fn share(text: &str) -> Result<f32, String> {
-    number(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
 }

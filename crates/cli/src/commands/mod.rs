@@ -2,6 +2,7 @@
 
 pub mod ane;
 pub mod bench;
+pub mod chat;
 pub mod completions;
 pub mod data;
 pub mod doctor;
@@ -14,6 +15,7 @@ pub mod presets;
 pub mod profile;
 pub mod results;
 pub mod runs;
+mod sampling;
 pub mod sweep;
 pub mod tokenizer;
 pub mod train;

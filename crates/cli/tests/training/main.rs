@@ -1,8 +1,9 @@
-//! `rustane train`, `generate` and `eval` through the binary: what they do, what they refuse, and what
+//! `rustane train`, `generate`, `chat` and `eval` through the binary: what they do, what they refuse, and what
 //! survives when they are interrupted.
 
 mod ane;
 mod bad_input;
+mod chat;
 mod eval;
 mod generate;
 mod gpu;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use backend::{Error, Feed, Result, SeqId};
+use backend::{Error, Feed, Logits, Result, SeqId};
 use model::{TokenId, Tokenizer};
 
 use super::{Infer, Sampler, Sampling};
@@ -42,11 +42,68 @@ pub fn generate(
     sampling: &Sampling,
     emit: &mut dyn FnMut(&str) -> bool,
 ) -> Result<Generated> {
+    let done = Session::default().generate(infer, tokenizer, prompt, sampling, emit);
+    infer.release(SEQ);
+    done
+}
+
+/// The one sequence of this module.
+const SEQ: SeqId = SeqId(0);
+
+/// A sequence that a device keeps between texts: what the next prompt begins with like this one is not read again.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// Tokens whose keys and values the device has.
+    held: Vec<TokenId>,
+}
+
+impl Session {
+    /// [`generate`], keeping the sequence. After an error nothing is kept.
+    pub fn generate(
+        &mut self,
+        infer: &mut dyn Infer,
+        tokenizer: &Tokenizer,
+        prompt: &[TokenId],
+        sampling: &Sampling,
+        emit: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Generated> {
+        let held = std::mem::take(&mut self.held);
+        let done = write(infer, &held, tokenizer, prompt, sampling, emit)?;
+        // The last token was drawn and not fed.
+        let fed = done.tokens.len().saturating_sub(1);
+        self.held = [prompt, &done.tokens[..fed]].concat();
+        Ok(done)
+    }
+}
+
+/// Reads a prompt of which the device has `held`; the logits after its last token.
+fn read(infer: &mut dyn Infer, held: &[TokenId], prompt: &[TokenId]) -> Result<Logits> {
+    // The logits after the last token are wanted, so that one is fed in any case.
+    let same = held.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
+    if same > 0 {
+        match infer.truncate(SEQ, same) {
+            Ok(()) => return infer.extend(&[Feed { seq: SEQ, tokens: &prompt[same..] }]),
+            // A ring has gone on too far.
+            Err(Error::Overwritten { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let (kv, logits) = infer.prefill(prompt)?;
+    infer.seed(SEQ, &kv)?;
+    Ok(logits)
+}
+
+fn write(
+    infer: &mut dyn Infer,
+    held: &[TokenId],
+    tokenizer: &Tokenizer,
+    prompt: &[TokenId],
+    sampling: &Sampling,
+    emit: &mut dyn FnMut(&str) -> bool,
+) -> Result<Generated> {
     let ends: Vec<TokenId> = tokenizer.eos().into_iter().chain(sampling.ends.iter().copied()).collect();
-    let seq = SeqId(0);
     let begin = Instant::now();
-    let (kv, mut logits) = infer.prefill(prompt)?;
-    infer.seed(seq, &kv)?;
+    let mut logits = read(infer, held, prompt)?;
     let prefill = begin.elapsed();
     let begin = Instant::now();
     let mut sampler = Sampler::new(sampling, prompt);
@@ -79,7 +136,7 @@ pub fn generate(
         if sampling.repetition_penalty == 1.0
             && let Some(stream) = infer.stream()
         {
-            let result = stream.run(seq, token, &sampling.draw(), &mut |token| {
+            let result = stream.run(SEQ, token, &sampling.draw(), &mut |token| {
                 finish = take(token);
                 finish.is_none()
             });
@@ -88,7 +145,7 @@ pub fn generate(
                 Err(error) => return Err(error),
             }
         }
-        logits = match infer.extend(&[Feed { seq, tokens: &[token] }]) {
+        logits = match infer.extend(&[Feed { seq: SEQ, tokens: &[token] }]) {
             Ok(logits) => logits,
             Err(Error::SequenceTooLong { .. }) => break,
             Err(error) => return Err(error),
@@ -105,7 +162,6 @@ pub fn generate(
             emit(&rest);
         }
     }
-    infer.release(seq);
     Ok(Generated { tokens, finish, prefill, decode: begin.elapsed() })
 }
 

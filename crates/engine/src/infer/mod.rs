@@ -5,7 +5,7 @@ mod sampler;
 
 use backend::{Decode, Prefill};
 
-pub use self::generate::{Finish, Generated, generate};
+pub use self::generate::{Finish, Generated, Session, generate};
 pub use self::sampler::{Sampler, Sampling};
 
 /// A device that can write: reads a prompt, then continues it.
