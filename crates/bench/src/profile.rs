@@ -9,6 +9,8 @@
 //! move when nothing stays in a cache. Peak and bandwidth are measured on this machine in the same run.
 //! The trace is Chrome's format of JSON events, which <https://ui.perfetto.dev> opens.
 
+mod picture;
+
 use backend::{Phase, Span};
 use model::ModelConfig;
 use serde_json::{Value, json};
@@ -181,6 +183,12 @@ mod tests {
             events[2..].iter().map(|e| e["ts"].as_f64().unwrap() + e["dur"].as_f64().unwrap()).collect();
         let begins: Vec<f64> = events[3..].iter().map(|e| e["ts"].as_f64().unwrap()).collect();
         assert!(ends.iter().zip(&begins).all(|(end, next)| *end <= next + 1e-3), "calls follow each other");
+        // The picture has the calls of one step and a line for each kind of them.
+        let picture = profile.picture(&machine()).unwrap();
+        assert_eq!(picture.matches("<title>").count(), 4 * config.layers + 4, "{picture}");
+        assert_eq!(picture.matches(" a step, at least ").count(), 8);
+        assert!(picture.contains(">One step of 16 tokens: ") && picture.contains("<title>attention_backward 0: "));
+        assert!(picture.ends_with("</svg>\n") && !picture.contains("NaN"), "{picture}");
     }
 
     #[test]
@@ -188,5 +196,6 @@ mod tests {
         let config = ModelConfig::default();
         let profile = Profile { spans: &[], model: &config, tokens: 16, seq: 8, device: "none" };
         assert_eq!((profile.lines(&machine()).len(), profile.steps()), (0, 0));
+        assert_eq!(profile.picture(&machine()), None);
     }
 }

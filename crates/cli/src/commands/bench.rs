@@ -84,7 +84,7 @@ struct StepArgs {
     /// Measure power too, where this system lets us read it
     #[arg(long)]
     power: bool,
-    /// Write a trace of the measured steps, for https://ui.perfetto.dev, and print where a step's time goes
+    /// Write a trace of the measured steps, for https://ui.perfetto.dev (or, as .svg, a picture of one), and print where a step's time goes
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// Matrix products: f32, bf16 or auto

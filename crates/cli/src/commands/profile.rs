@@ -1,4 +1,4 @@
-//! `--profile FILE`: a trace of a run's calls, and where a step's time goes.
+//! `--profile FILE`: a trace of a run's calls or a picture of one step, and where a step's time goes.
 
 use std::path::Path;
 
@@ -21,8 +21,12 @@ pub fn machine(precision: Precision, threads: usize) -> anyhow::Result<Machine> 
 
 /// Writes the trace, and returns the lines to print.
 pub fn write(file: &Path, profile: &Profile<'_>, machine: &Machine) -> anyhow::Result<String> {
-    std::fs::write(file, profile.trace().to_string())
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    let svg = file.extension().is_some_and(|extension| extension == "svg");
+    let content = if svg { profile.picture(machine) } else { Some(profile.trace().to_string()) };
+    let Some(content) = content else {
+        return Ok(format!("profile: no whole step was recorded, so {} was not drawn", file.display()));
+    };
+    std::fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))?;
     let lines = profile.lines(machine);
     if lines.is_empty() {
         return Ok(format!("profile: {}; no whole step was recorded", file.display()));
@@ -43,12 +47,14 @@ pub fn write(file: &Path, profile: &Profile<'_>, machine: &Machine) -> anyhow::R
     let bound: f64 = lines.iter().map(|line| line.bound_ms).sum();
     Ok(format!(
         "where a step goes on {}, mean of {} recorded:\n{table}  in all {all:.1} ms, at least {bound:.1} ms by {:.0} GFLOP/s and \
-         {:.0} GB/s of this machine's processor, measured now\ntrace: {}, {} calls; open it at https://ui.perfetto.dev",
+         {:.0} GB/s of this machine's processor, measured now\n{}: {}, {} calls{}",
         profile.device,
         profile.steps(),
         machine.gflop_per_s,
         machine.gb_per_s,
+        if svg { "picture of the last step" } else { "trace" },
         file.display(),
-        profile.spans.len()
+        profile.spans.len(),
+        if svg { " recorded" } else { "; open it at https://ui.perfetto.dev" }
     ))
 }

@@ -160,7 +160,7 @@ pub struct Args {
     /// Plan memory, open the data, make one step, write no run
     #[arg(long, help_heading = "Run")]
     pub(super) dry_run: bool,
-    /// Write a trace of the first steps, for https://ui.perfetto.dev, and print where a step's time goes
+    /// Write a trace of the first steps, for https://ui.perfetto.dev (or, as .svg, a picture of one), and print where a step's time goes
     #[arg(long, value_name = "FILE", help_heading = "On the side")]
     pub(super) profile: Option<PathBuf>,
     /// Print all settings with their origins, and end
