@@ -187,7 +187,9 @@ mod tests {
         let picture = profile.picture(&machine()).unwrap();
         assert_eq!(picture.matches("<title>").count(), 4 * config.layers + 4, "{picture}");
         assert_eq!(picture.matches(" a step, at least ").count(), 8);
-        assert!(picture.contains(">One step of 16 tokens: ") && picture.contains("<title>attention_backward 0: "));
+        assert!(
+            picture.contains(">One step of 16 tokens: ") && picture.contains("<title>attention_backward 0: ")
+        );
         assert!(picture.ends_with("</svg>\n") && !picture.contains("NaN"), "{picture}");
     }
 

@@ -213,7 +213,12 @@ fn a_profile_is_a_trace_with_every_call() {
     // Six layers: four calls each, and embed, loss, embed_backward, update; two steps.
     assert_eq!(events("step.json").len(), 2 * (6 * 4 + 4));
     let ran = rustane(dir.path(), &[&bench[..], &["--device", "cpu", "--profile", "step.svg"]].concat());
-    assert!(ran.code == 0 && ran.out.contains("picture of the last step: step.svg"), "{}{}", ran.out, ran.err);
+    assert!(
+        ran.code == 0 && ran.out.contains("picture of the last step: step.svg"),
+        "{}{}",
+        ran.out,
+        ran.err
+    );
     let picture = std::fs::read_to_string(dir.path().join("step.svg")).unwrap();
     assert!(picture.starts_with("<svg ") && picture.contains("<title>ffn_backward 5: "), "{picture}");
     let set = ["data.story_bytes=20000", "model.layers=2", "train.seq=32", "train.sample_tokens=0"];
