@@ -1,6 +1,6 @@
 //! The time of writing: a prompt, then token by token.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use backend::{Decode, Draw, Feed, Prefill, Result, SeqId};
 use model::TokenId;
@@ -42,6 +42,19 @@ pub struct DecodeReport {
     pub verify_ms: Vec<(usize, f64)>,
 }
 
+/// Work before a time is taken: a GPU that idles while a kernel is compiled is several times slower at first.
+const WARM: Duration = Duration::from_millis(300);
+
+/// Does the work once, for what is made at the first call, and again until the device is at its clock of work.
+fn warm(mut work: impl FnMut() -> Result<()>) -> Result<()> {
+    work()?;
+    let begin = Instant::now();
+    while begin.elapsed() < WARM {
+        work()?;
+    }
+    Ok(())
+}
+
 /// Measures a backend; its weights may be anything.
 ///
 /// # Errors
@@ -55,8 +68,7 @@ pub fn decode<B: Prefill + Decode + ?Sized>(
     let token = |i: usize| TokenId(((i as u64 * 2_654_435_761) >> 7) as u32 % vocab as u32);
     let ids: Vec<_> = (0..prompt).map(token).collect();
     let seq = SeqId(0);
-    // Once for what is made at the first call.
-    backend.prefill(&ids)?;
+    warm(|| backend.prefill(&ids).map(drop))?;
     let begin = Instant::now();
     let (kv, _) = backend.prefill(&ids)?;
     let prefill_tok_per_s = prompt as f64 / begin.elapsed().as_secs_f64();
@@ -91,15 +103,14 @@ pub fn decode<B: Prefill + Decode + ?Sized>(
     let mut verify_ms = Vec::new();
     for n in [2, 4, 8] {
         let draft: Vec<_> = (0..n).map(token).collect();
-        let mut times = Vec::new();
-        for i in 0..=repetitions {
+        let check = |backend: &mut B| -> Result<f64> {
             backend.truncate(seq, prompt)?;
             let begin = Instant::now();
             backend.extend(&[Feed { seq, tokens: &draft }])?;
-            if i > 0 {
-                times.push(begin.elapsed().as_secs_f64() * 1e3);
-            }
-        }
+            Ok(begin.elapsed().as_secs_f64() * 1e3)
+        };
+        warm(|| check(backend).map(drop))?;
+        let times = (0..repetitions).map(|_| check(backend)).collect::<Result<Vec<f64>>>()?;
         verify_ms.push((n, median(&times)));
     }
     backend.release(seq);

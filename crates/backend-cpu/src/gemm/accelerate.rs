@@ -6,6 +6,9 @@
 
 use super::{Into, Mat, Target};
 
+/// Whether products go there at all.
+pub(super) const HERE: bool = cfg!(target_os = "macos");
+
 /// The whole product, or false when it is for another kernel: not on macOS, or a layout that BLAS
 /// cannot name.
 ///

@@ -321,7 +321,7 @@ pub(crate) fn kernel(isa: Isa, precision: Precision) -> &'static str {
         #[cfg(target_arch = "x86_64")]
         (Precision::Bf16, Level::Avx512) if bf16::in_hardware(isa) => "AVX-512 BF16",
         (Precision::Bf16, _) => "plain Rust",
-        (Precision::F32, _) if cfg!(target_os = "macos") => "Accelerate",
+        (Precision::F32, _) if accelerate::HERE => "Accelerate",
         #[cfg(target_arch = "x86_64")]
         (Precision::F32, Level::Amx) => "AMX tiles, each number in three bf16 parts",
         #[cfg(target_arch = "x86_64")]

@@ -41,7 +41,8 @@ fn kernels_of_the_cpu_stand_beside_the_peaks_of_the_machine() {
         assert!(number(&details["arithmetic_share"]) > 0.0 && number(&details["memory_share"]) > 0.0);
         assert!(details["limited_by"].is_string(), "{case}");
     }
-    assert_eq!(number(&cases[0]["details"]["gflop"]), 2e-9 * (32 * 192 * 512) as f64);
+    let gflop = 2e-9 * (32 * 192 * 512) as f64;
+    assert!((number(&cases[0]["details"]["gflop"]) / gflop - 1.0).abs() < 1e-9, "{}", cases[0]);
     let peaks = &results["details"]["peaks"];
     for peak in ["f32_gflop_per_s", "read_gb_per_s", "read_and_write_gb_per_s"] {
         assert!(number(&peaks[peak]) > 0.0, "{peaks}");

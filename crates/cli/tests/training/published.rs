@@ -70,8 +70,19 @@ fn the_first_loss_is_the_published_one() {
 fn forward_passes_hold_weights_in_few_bits() {
     let lab = Lab::new();
     let of = |format: &str| {
-        let shape =
-            ["forward", "--shape", "512,2048,3,64", "--warmup", "0", "--timed", "1", "--device", "cpu"];
+        let shape = [
+            "forward",
+            "--shape",
+            "512,2048,3,64",
+            "--warmup",
+            "0",
+            "--timed",
+            "1",
+            "--device",
+            "cpu",
+            "--threads",
+            "2",
+        ];
         report(&lab, &[&shape[..], &["--weights", format]].concat())
     };
     let number = |case: &Value, key: &str| case["details"][key].as_f64().unwrap();
@@ -88,7 +99,7 @@ fn forward_passes_hold_weights_in_few_bits() {
         assert!((loss - wanted).abs() < distance, "{format}: {loss}, in f32 {wanted}");
         let predicted = number(&case, "memory_predicted_bytes");
         let held = weights * bits / 8.0;
-        assert!(held < predicted && predicted < held + 16e6, "{format}: {predicted}, weights {held}");
+        assert!(held < predicted && predicted < held + 64e6, "{format}: {predicted}, weights {held}");
         assert!(predicted < number(&plain, "memory_predicted_bytes") - 2e6, "{format}: {predicted}");
     }
     for (args, code, wanted) in [

@@ -59,6 +59,13 @@ pub struct Args {
     device: DeviceArgs,
 }
 
+impl Args {
+    /// Numbers of the products.
+    fn precision(&self) -> Precision {
+        if self.thrifty { Precision::Bf16 } else { Precision::F32 }
+    }
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Protocol {
     /// That of ncdrone/rustane, from its generator of weights to its learning rates
@@ -104,7 +111,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let shapes = shapes(args)?;
     args.device.check()?;
-    let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
+    let peak = super::peak(args.precision(), args.device.threads())?;
     let mut measurement = args.output.begin("the published training sweep, rebuilt", &args.device)?;
     measurement.protocol(published::PROTOCOL);
     let (mut compared, mut failed) = (false, Vec::new());
@@ -270,9 +277,10 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
         let gb = gb.map_or(String::new(), |gb| format!(" (published estimate: {gb:.0} GB)"));
         println!("      {}{gb}", memory_line(measured, predicted));
         println!(
-            "      {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak of f32 measured now",
+            "      {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak of {} measured now",
             report.gflop_per_s,
-            100.0 * report.gflop_per_s / peak
+            100.0 * report.gflop_per_s / peak,
+            if args.thrifty { "bf16" } else { "f32" }
         );
         if let Some(line) = ledger() {
             println!("      {line}");
