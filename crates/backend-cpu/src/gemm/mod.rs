@@ -28,6 +28,7 @@ pub use bf16::{Packed, Right};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16x3::PRODUCTS_OF_PARTS;
 
+#[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
 use crate::{CpuError, Isa, Pool, Precision};
 
