@@ -198,9 +198,8 @@ impl Chip {
 
     /// What programs for this chip are verified for, in a fresh process.
     pub fn target(&self) -> Target {
-        let assumed = Target::new(self.family);
-        let measured = measured::Measured::of(self.name).and_then(measured::Measured::slice_clamp);
-        Target { slice_clamp: measured.unwrap_or(assumed.slice_clamp), ..assumed }
+        let slice_clamp = measured::Measured::of(self.name).and_then(measured::Measured::slice_clamp);
+        Target { slice_clamp, ..Target::new(self.family) }
     }
 }
 

@@ -73,9 +73,10 @@ fn close(got: f32, want: f32, steps: f32) -> bool {
 fn check(path: &Path) -> usize {
     let text = fs::read_to_string(path).unwrap();
     let name = path.display();
-    let m1 = text.contains("// target: M1");
-    let family = if m1 { mil::verify::Family::M1 } else { Target::default().family };
-    let target = Target { padded_rows: true, ..Target::new(family) };
+    let mut target = Target { padded_rows: true, ..Target::default() };
+    if text.contains("// target: M1") {
+        target.family = mil::verify::Family::M1;
+    }
     let program = parse(&text).unwrap_or_else(|e| panic!("{name}:{e}"));
     let program = verify(program, &target).unwrap_or_else(|e| panic!("{name}: {e:#?}"));
     let mut count = 0;

@@ -39,10 +39,7 @@ fn target(text: &str) -> Target {
                 match word.split_once('=') {
                     Some(("compiled", n)) => target.compiled = n.parse().unwrap(),
                     Some(("loaded", n)) => target.loaded = n.parse().unwrap(),
-                    _ => {
-                        let of = Target::new(Family::of_chip(word).unwrap());
-                        (target.family, target.slice_clamp) = (of.family, of.slice_clamp);
-                    }
+                    _ => target.family = Family::of_chip(word).unwrap(),
                 }
             }
         }

@@ -46,8 +46,9 @@ pub struct Limits {
 pub struct Target {
     /// Chip family.
     pub family: Family,
-    /// Slices inside the last axis lose magnitudes above [`super::SLICE_CLAMP`].
-    pub slice_clamp: bool,
+    /// Whether slices inside the last axis lose magnitudes above [`super::SLICE_CLAMP`], where that was measured;
+    /// `None`: as the family does.
+    pub slice_clamp: Option<bool>,
     /// Programs that the process has compiled so far.
     pub compiled: u32,
     /// Programs that the process has loaded now.
@@ -77,7 +78,7 @@ impl Target {
     pub fn new(family: Family) -> Self {
         Self {
             family,
-            slice_clamp: family <= Family::M2,
+            slice_clamp: None,
             compiled: 0,
             loaded: 0,
             padded_rows: false,
@@ -93,7 +94,7 @@ impl Target {
             channels: 65_536,
             spatial: if newer { 65_536 } else { 16_384 },
             kernel_width: if newer { 15 } else { 13 },
-            slice_clamp: self.slice_clamp,
+            slice_clamp: self.slice_clamp.unwrap_or(self.family <= Family::M2),
         }
     }
 }
