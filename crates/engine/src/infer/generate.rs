@@ -67,12 +67,71 @@ impl Session {
         sampling: &Sampling,
         emit: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Generated> {
-        let held = std::mem::take(&mut self.held);
-        let done = write(infer, &held, tokenizer, prompt, sampling, emit)?;
+        let ends: Vec<TokenId> = tokenizer.eos().into_iter().chain(sampling.ends.iter().copied()).collect();
+        let begin = Instant::now();
+        let mut logits = read(infer, &std::mem::take(&mut self.held), prompt)?;
+        let prefill = begin.elapsed();
+        let begin = Instant::now();
+        let mut sampler = Sampler::new(sampling, prompt);
+        let mut text = StopFilter::new(&sampling.stop);
+        let mut decoder = tokenizer.stream();
+        let mut tokens = Vec::new();
+        // Why the text ends with this token; nothing when it goes on.
+        let mut take = |token: TokenId| {
+            tokens.push(token);
+            if ends.contains(&token) && !sampling.ignore_eos {
+                return Some(Finish::Eos);
+            }
+            let (piece, stopped) = text.push(&decoder.push(token));
+            if !piece.is_empty() && !emit(&piece) {
+                return Some(Finish::Cancelled);
+            }
+            if stopped {
+                return Some(Finish::Stop);
+            }
+            (tokens.len() == sampling.max_tokens).then_some(Finish::Length)
+        };
+        let mut finish = (sampling.max_tokens == 0).then_some(Finish::Length);
+        while finish.is_none() {
+            let not_a_number = || Error::Device { device: "the model", source: "every logit is NaN".into() };
+            let token = sampler.draw(logits.last()).ok_or_else(not_a_number)?;
+            finish = take(token);
+            if finish.is_some() {
+                break;
+            }
+            if sampling.repetition_penalty == 1.0
+                && let Some(stream) = infer.stream()
+            {
+                let result = stream.run(SEQ, token, &sampling.draw(), &mut |token| {
+                    finish = take(token);
+                    finish.is_none()
+                });
+                match result {
+                    Ok(()) | Err(Error::SequenceTooLong { .. }) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            logits = match infer.extend(&[Feed { seq: SEQ, tokens: &[token] }]) {
+                Ok(logits) => logits,
+                Err(Error::SequenceTooLong { .. }) => break,
+                Err(error) => return Err(error),
+            };
+        }
+        let mut finish = finish.unwrap_or(Finish::Length);
+        if !matches!(finish, Finish::Stop | Finish::Cancelled) {
+            let (piece, stopped) = text.push(&decoder.finish());
+            let rest = if stopped { piece } else { piece + &text.finish() };
+            if stopped {
+                finish = Finish::Stop;
+            }
+            if !rest.is_empty() {
+                emit(&rest);
+            }
+        }
         // The last token was drawn and not fed.
-        let fed = done.tokens.len().saturating_sub(1);
-        self.held = [prompt, &done.tokens[..fed]].concat();
-        Ok(done)
+        let fed = tokens.len().saturating_sub(1);
+        self.held = [prompt, &tokens[..fed]].concat();
+        Ok(Generated { tokens, finish, prefill, decode: begin.elapsed() })
     }
 }
 
@@ -91,78 +150,6 @@ fn read(infer: &mut dyn Infer, held: &[TokenId], prompt: &[TokenId]) -> Result<L
     let (kv, logits) = infer.prefill(prompt)?;
     infer.seed(SEQ, &kv)?;
     Ok(logits)
-}
-
-fn write(
-    infer: &mut dyn Infer,
-    held: &[TokenId],
-    tokenizer: &Tokenizer,
-    prompt: &[TokenId],
-    sampling: &Sampling,
-    emit: &mut dyn FnMut(&str) -> bool,
-) -> Result<Generated> {
-    let ends: Vec<TokenId> = tokenizer.eos().into_iter().chain(sampling.ends.iter().copied()).collect();
-    let begin = Instant::now();
-    let mut logits = read(infer, held, prompt)?;
-    let prefill = begin.elapsed();
-    let begin = Instant::now();
-    let mut sampler = Sampler::new(sampling, prompt);
-    let mut text = StopFilter::new(&sampling.stop);
-    let mut decoder = tokenizer.stream();
-    let mut tokens = Vec::new();
-    // Why the text ends with this token; nothing when it goes on.
-    let mut take = |token: TokenId| {
-        tokens.push(token);
-        if ends.contains(&token) && !sampling.ignore_eos {
-            return Some(Finish::Eos);
-        }
-        let (piece, stopped) = text.push(&decoder.push(token));
-        if !piece.is_empty() && !emit(&piece) {
-            return Some(Finish::Cancelled);
-        }
-        if stopped {
-            return Some(Finish::Stop);
-        }
-        (tokens.len() == sampling.max_tokens).then_some(Finish::Length)
-    };
-    let mut finish = (sampling.max_tokens == 0).then_some(Finish::Length);
-    while finish.is_none() {
-        let not_a_number = || Error::Device { device: "the model", source: "every logit is NaN".into() };
-        let token = sampler.draw(logits.last()).ok_or_else(not_a_number)?;
-        finish = take(token);
-        if finish.is_some() {
-            break;
-        }
-        if sampling.repetition_penalty == 1.0
-            && let Some(stream) = infer.stream()
-        {
-            let result = stream.run(SEQ, token, &sampling.draw(), &mut |token| {
-                finish = take(token);
-                finish.is_none()
-            });
-            match result {
-                Ok(()) | Err(Error::SequenceTooLong { .. }) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        logits = match infer.extend(&[Feed { seq: SEQ, tokens: &[token] }]) {
-            Ok(logits) => logits,
-            Err(Error::SequenceTooLong { .. }) => break,
-            Err(error) => return Err(error),
-        };
-    }
-    let mut finish = finish.unwrap_or(Finish::Length);
-    if !matches!(finish, Finish::Stop | Finish::Cancelled) {
-        let (piece, stopped) = text.push(&decoder.finish());
-        let rest = if stopped { piece } else { piece + &text.finish() };
-        if stopped {
-            finish = Finish::Stop;
-        }
-        if !rest.is_empty() {
-            emit(&rest);
-        }
-    }
-    Ok(Generated { tokens, finish, prefill, decode: begin.elapsed() })
 }
 
 /// Holds text back while it could be the beginning of a stop text.
