@@ -179,6 +179,27 @@ unsafe fn multiply_bands(
     const HI: usize = 0;
     const MID: usize = 2 * TILE;
     const LO: usize = 4 * TILE;
+    // Another part on one side, and the four products with what is there of the other.
+    macro_rules! next_left {
+        ($part:ident) => {
+            load!(4, left.add($part), ROW_BYTES);
+            multiply!(0, 4, 6);
+            multiply!(1, 4, 7);
+            load!(5, left.add($part + TILE), ROW_BYTES);
+            multiply!(2, 5, 6);
+            multiply!(3, 5, 7);
+        };
+    }
+    macro_rules! next_right {
+        ($part:ident) => {
+            load!(6, right.add($part), ROW_BYTES);
+            multiply!(0, 4, 6);
+            load!(7, right.add($part + TILE), ROW_BYTES);
+            multiply!(1, 4, 7);
+            multiply!(2, 5, 6);
+            multiply!(3, 5, 7);
+        };
+    }
     // SAFETY: every access is inside what the caller promised.
     unsafe {
         zero!(0);
@@ -196,40 +217,11 @@ unsafe fn multiply_bands(
             multiply!(2, 5, 6);
             multiply!(3, 5, 7);
 
-            load!(6, right.add(MID), ROW_BYTES);
-            multiply!(0, 4, 6);
-            load!(7, right.add(MID + TILE), ROW_BYTES);
-            multiply!(1, 4, 7);
-            multiply!(2, 5, 6);
-            multiply!(3, 5, 7);
-
-            load!(4, left.add(MID), ROW_BYTES);
-            multiply!(0, 4, 6);
-            multiply!(1, 4, 7);
-            load!(5, left.add(MID + TILE), ROW_BYTES);
-            multiply!(2, 5, 6);
-            multiply!(3, 5, 7);
-
-            load!(6, right.add(HI), ROW_BYTES);
-            multiply!(0, 4, 6);
-            load!(7, right.add(HI + TILE), ROW_BYTES);
-            multiply!(1, 4, 7);
-            multiply!(2, 5, 6);
-            multiply!(3, 5, 7);
-
-            load!(4, left.add(HI), ROW_BYTES);
-            multiply!(0, 4, 6);
-            multiply!(1, 4, 7);
-            load!(5, left.add(HI + TILE), ROW_BYTES);
-            multiply!(2, 5, 6);
-            multiply!(3, 5, 7);
-
-            load!(4, left.add(LO), ROW_BYTES);
-            multiply!(0, 4, 6);
-            multiply!(1, 4, 7);
-            load!(5, left.add(LO + TILE), ROW_BYTES);
-            multiply!(2, 5, 6);
-            multiply!(3, 5, 7);
+            next_right!(MID);
+            next_left!(MID);
+            next_right!(HI);
+            next_left!(HI);
+            next_left!(LO);
 
             left = left.add(PARTS);
             right = right.add(PARTS);
