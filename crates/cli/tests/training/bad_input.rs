@@ -25,7 +25,7 @@ use crate::support;
 
 /// What a command may take beyond the length of its files: 64 MB, and what it takes without any.
 const MEMORY: u64 = (64 << 20) + (32 << 20);
-const TIME: Duration = Duration::from_secs(2);
+const TIME: Duration = Duration::from_secs(10);
 
 /// Runs with a limit of memory, and writes down what was answered.
 fn row(table: &mut String, what: &str, lab: &Lab, file_bytes: u64, args: &[&str]) {

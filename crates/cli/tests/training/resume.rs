@@ -88,8 +88,8 @@ fn the_step_in_hand_is_finished_and_saved() {
 #[test]
 fn the_second_ctrl_c_stops_at_once() {
     let lab = Lab::new();
-    // A step of some seconds: the first signal alone would take as long.
-    let slow = ["--seq", "64", "--batch", "64", "--accum", "4000", "--steps", "2"];
+    // A step of a minute: the first signal alone would take as long.
+    let slow = ["--seq", "64", "--batch", "64", "--accum", "40000", "--steps", "2"];
     let mut child = lab.spawn("run", &slow);
     wait("the plan", || lab.said().contains("run:  "));
     std::thread::sleep(Duration::from_millis(300));
@@ -99,7 +99,7 @@ fn the_second_ctrl_c_stops_at_once() {
     let begin = Instant::now();
     send(&child.0, Signal::INT);
     assert_eq!(child.0.wait().unwrap().code(), Some(130));
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
 
 #[test]

@@ -499,7 +499,7 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_touched() {
     let ran = lab.train("run", &["--set", "model.dim=65536", "--set", "model.layers=500"]);
     assert_eq!(ran.code, 4, "{}", ran.err);
     assert!(ran.err.lines().last().unwrap().starts_with("error: "), "{}", ran.err);
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[test]
