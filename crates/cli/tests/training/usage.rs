@@ -192,6 +192,7 @@ fn numbers_that_cannot_be_are_refused() {
         "error: --steps is 0, wanted at least 1\n",
     );
     refused(&["bench", "step", "--preset", "tiny", "--seq", "0"], "error: `train.seq` is 0");
+    refused(&["bench", "step", "--preset", "tiny", "--set", "model.layers=0"], "error: `model.layers` is 0");
 }
 
 #[test]
@@ -359,6 +360,7 @@ fn bench_measures_a_step() {
         assert!(report[key].as_f64().is_some_and(|x| x > 0.0), "{key}: {report}");
     }
     assert_eq!(report["preset"], "tiny");
-    let ran = lab.run(&args);
+    let ran = lab.run(&[&args[..], &["--set", "model.layers=1", "--set", "model.vocab=300"]].concat());
+    assert!(ran.out.starts_with("tiny+model.layers=1+model.vocab=300: "), "{}{}", ran.err, ran.out);
     assert!(ran.code == 0 && ran.out.contains(" tok/s, ") && ran.out.contains("GFLOP/s peak"), "{}", ran.out);
 }
