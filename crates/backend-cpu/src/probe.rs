@@ -3,10 +3,13 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use model::quant::Format;
+
 use crate::gemm::bf16;
 use crate::gemv;
 use crate::isa::simd;
 use crate::kernels::vector::{LANES, fma};
+use crate::measure::Numbers;
 use crate::{Buffer, CpuError, Isa, Pool, Rows, RowsMut};
 
 /// Independent sums of the loop: enough to hide the latency of a multiply-add.
@@ -92,6 +95,28 @@ pub fn peak_int8_gops_of(isa: Isa, threads: usize) -> Result<Option<f64>, CpuErr
         black_box(gemv::spin(isa, black_box(STEPS)));
     };
     peak(threads, gemv::spin(isa, STEPS).unwrap_or(0), run).map(Some)
+}
+
+/// What products of many tokens with weights held in a format compute with, and the peak of that, in GFLOP/s;
+/// without a format in f32.
+pub fn peak_of_weights(held: Option<Format>, threads: usize) -> Result<(Numbers, f64), CpuError> {
+    let isa = Isa::detect();
+    match held {
+        None => {}
+        Some(_) if gemv::on_tiles(isa, usize::MAX) => {
+            if let Some(peak) = peak_bf16_gflops_of(isa, threads)? {
+                return Ok((Numbers::Bf16, peak));
+            }
+        }
+        // Their inputs stay f32.
+        Some(Format::Bf16 | Format::F16) => return Ok((Numbers::F32, peak_multiply_adds(isa, threads)?)),
+        Some(Format::Q8_0 | Format::Q4_0) => {
+            if let Some(peak) = peak_int8_gops_of(isa, threads)? {
+                return Ok((Numbers::Int8, peak));
+            }
+        }
+    }
+    Ok((Numbers::F32, peak_gflops_of(isa, threads)?))
 }
 
 /// GFLOP/s of a loop on every thread.

@@ -1,5 +1,6 @@
 //! The published protocol, through the binary.
 
+use model::quant::Format;
 use serde_json::Value;
 
 use crate::lab::Lab;
@@ -95,6 +96,8 @@ fn forward_passes_hold_weights_in_few_bits() {
     {
         let case = of(format);
         assert_eq!(case["name"], format!("forward/512,2048,3,64/{name}"));
+        let peak = backend_cpu::probe::peak_of_weights(Format::find(name), 1).unwrap().0;
+        assert_eq!(case["details"]["peak_of"], format!("{peak:?}").to_lowercase(), "{format}");
         let (loss, wanted) = (number(&case, "loss"), number(&plain, "loss"));
         assert!((loss - wanted).abs() < distance, "{format}: {loss}, in f32 {wanted}");
         let predicted = number(&case, "memory_predicted_bytes");

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use backend_cpu::measure::Numbers;
+use backend_cpu::probe;
 use bench::results::{Case, Published, Quantity};
 use bench::{ForwardProgress, ForwardReport, ForwardSettings};
 use model::quant::Format;
@@ -74,7 +76,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let shapes: Vec<Shape> =
         names.iter().map(preset).chain(args.shape.map(Shape::custom)).collect::<Result<_, _>>()?;
     args.device.check()?;
-    let peak = backend_cpu::probe::peak_gflops(args.device.threads()).map_err(backend::Error::from)?;
+    let format = Held::on_cpu(Some(args.weights))?;
+    let peak = probe::peak_of_weights(format, args.device.threads()).map_err(backend::Error::from)?;
     let mut measurement = args.output.begin("the published forward passes, rebuilt", &args.device)?;
     measurement.protocol(published::PROTOCOL);
     shapes.iter().try_for_each(|shape| one(args, shape, peak, &mut measurement))?;
@@ -95,7 +98,12 @@ fn weights(name: &str) -> Result<Held, String> {
     }
 }
 
-fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>) -> anyhow::Result<()> {
+fn one(
+    args: &Args,
+    shape: &Shape,
+    peak: (Numbers, f64),
+    measurement: &mut Measurement<'_>,
+) -> anyhow::Result<()> {
     let all = shape.config.model.layers;
     let layers = args.layers.map_or(all, |n| n.get().min(all));
     let whole = shape.slice(layers).model;
@@ -160,10 +168,12 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
     let whole_bytes = bytes(4 * report.params);
     println!("      {}; the weights alone are {whole_bytes} in f32", memory_line(measured, engine.memory));
     println!(
-        "      {:.1} tok/s, {:.1} GFLOP/s = {:.0} % of the {peak:.0} GFLOP/s peak of f32 measured now",
+        "      {:.1} tok/s, {:.1} GFLOP/s = {:.0} % of the {:.0} GFLOP/s peak of {} measured now",
         report.tok_per_s,
         report.gflop_per_s,
-        100.0 * report.gflop_per_s / peak
+        100.0 * report.gflop_per_s / peak.1,
+        peak.1,
+        word(peak.0)
     );
     if let Some(line) = (engine.ledger)() {
         println!("      {line}");
@@ -171,8 +181,22 @@ fn one(args: &Args, shape: &Shape, peak: f64, measurement: &mut Measurement<'_>)
     Ok(())
 }
 
+/// What products compute with.
+fn word(numbers: Numbers) -> &'static str {
+    match numbers {
+        Numbers::F32 | Numbers::Parts => "f32",
+        Numbers::Bf16 => "bf16",
+        Numbers::Int8 => "int8",
+    }
+}
+
 /// The pass and its loss. Figures of others stand beside the whole model only.
-fn cases(args: &Args, shape: &Shape, report: &ForwardReport, peak: f64) -> anyhow::Result<Vec<Case>> {
+fn cases(
+    args: &Args,
+    shape: &Shape,
+    report: &ForwardReport,
+    (numbers, peak): (Numbers, f64),
+) -> anyhow::Result<Vec<Case>> {
     let all = shape.config.model.layers;
     let theirs = published::forward(&shape.name).filter(|_| report.layers == all);
     let figure =
@@ -194,7 +218,7 @@ fn cases(args: &Args, shape: &Shape, report: &ForwardReport, peak: f64) -> anyho
     let extra = json!({
         "protocol": "published", "config": shape.name, "model": shape.config.model, "layers_of_model": all,
         "warmup": args.warmup, "weights": args.weights.to_string(), "peak_gflop_per_s": peak,
-        "peak_share": report.gflop_per_s / peak, "published_estimated_gb": theirs.map(|(gb, _)| gb),
+        "peak_of": word(numbers), "peak_share": report.gflop_per_s / peak, "published_estimated_gb": theirs.map(|(gb, _)| gb),
     });
     if let (Some(details), Value::Object(extra)) = (details.as_object_mut(), extra) {
         details.extend(extra);
