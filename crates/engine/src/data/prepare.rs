@@ -9,16 +9,19 @@
 //! The folder is used again while the files, the tokenizer and the options are the same. It is whole
 //! at every moment: new files get new names and `dataset.json` is replaced at the end.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use model::{END_OF_TEXT, Encoder, IM_END, IM_START, SplitPattern, TokenId, Tokenizer, TokenizerError};
 
 use super::block::{Block, Blocks, Part, Tally};
+use super::dataset::{
+    DESCRIPTION, Dataset, DatasetInfo, PartWriter, VERSION, read_description, remove_others,
+    write_description,
+};
 use super::error::{DataError, Result};
-use super::shard::{Shard, ShardWriter, Vocabulary, hex};
-use super::source::{Format, ReadOptions, SourceFile, find};
+use super::shard::{Shard, Vocabulary, hex};
+use super::source::{ReadOptions, SourceFile, find};
 use super::stories::Stories;
 use super::tokens::Tokens;
 
@@ -28,11 +31,6 @@ pub const BLOCK_BYTES: usize = 64 << 10;
 const LEAST_BLOCK_BYTES: u64 = 256;
 /// Text that is encoded at a time, in bytes.
 const CHUNK_BYTES: usize = 4 << 20;
-/// Tokens of a file of ours, about.
-const SHARD_TOKENS: u64 = 1 << 28;
-/// The description of a folder.
-const DESCRIPTION: &str = "dataset.json";
-const VERSION: u32 = 1;
 /// The file of the ClimbMix corpus that everybody validates on; results on other files do not compare.
 /// Source: the repackaging of ClimbMix that nanochat trains on.
 const CLIMBMIX_VAL: &str = "shard_06542.parquet";
@@ -82,76 +80,6 @@ pub struct Progress {
     pub total_bytes: u64,
     /// Tokens so far.
     pub tokens: u64,
-}
-
-/// What a part of a data set holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PartInfo {
-    /// File names, in order.
-    pub files: Vec<String>,
-    /// Tokens, ends of documents among them.
-    pub tokens: u64,
-    /// Ends of documents.
-    pub documents: u64,
-    /// Bytes of text.
-    pub text_bytes: u64,
-}
-
-/// `dataset.json`.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DatasetInfo {
-    /// Version of the folder's layout.
-    pub version: u32,
-    /// Hash of everything that decides the content.
-    pub fingerprint: String,
-    /// Hash of the tokenizer.
-    pub tokenizer: String,
-    /// Training data.
-    pub train: PartInfo,
-    /// Validation data.
-    pub val: PartInfo,
-    /// What was passed over.
-    pub tally: Tally,
-}
-
-/// Tokens to train and to validate on.
-#[derive(Clone, Debug)]
-pub struct Dataset {
-    /// To train on.
-    pub train: Tokens,
-    /// To validate on.
-    pub val: Tokens,
-    /// What is known of a prepared folder; token files given directly have none.
-    pub info: Option<DatasetInfo>,
-    /// Whether an earlier preparation was used again.
-    pub reused: bool,
-}
-
-impl Dataset {
-    /// Opens a prepared folder.
-    pub fn open(folder: &Path, vocabulary: &Vocabulary) -> Result<Dataset> {
-        let info = read_description(folder)?;
-        let part = |part: &PartInfo| {
-            let shards = part.files.iter().map(|name| {
-                if name.contains(['/', '\\']) || name.starts_with('.') {
-                    let problem = format!("the file name `{name}` leaves the folder");
-                    return Err(DataError::Dataset { path: folder.join(DESCRIPTION), problem });
-                }
-                Shard::open(&folder.join(name), Format::Tokens, vocabulary)
-            });
-            shards.collect::<Result<Vec<_>>>().map(Tokens::new)
-        };
-        let (train, val) = (part(&info.train)?, part(&info.val)?);
-        for (tokens, part) in [(&train, &info.train), (&val, &info.val)] {
-            if tokens.len() != part.tokens {
-                let problem = format!("{} tokens are listed, the files hold {}", part.tokens, tokens.len());
-                return Err(DataError::Dataset { path: folder.join(DESCRIPTION), problem });
-            }
-        }
-        Ok(Dataset { train, val, info: Some(info), reused: true })
-    }
 }
 
 /// Turns `sources` into a data set in the folder `out`, or opens what is there if it is the same.
@@ -476,99 +404,4 @@ fn encode_block(tokenizer: &Tokenizer, encoder: &mut Encoder<'_>, block: &Block)
         }
     }
     Ok(tokens)
-}
-
-/// Writes a part of a data set as one or more files.
-struct PartWriter<'a> {
-    folder: &'a Path,
-    name: String,
-    vocabulary: Vocabulary,
-    eod: TokenId,
-    writer: Option<ShardWriter>,
-    info: PartInfo,
-    in_document: bool,
-}
-
-impl<'a> PartWriter<'a> {
-    fn new(folder: &'a Path, name: String, vocabulary: Vocabulary, eod: TokenId) -> Self {
-        Self { folder, name, vocabulary, eod, writer: None, info: PartInfo::default(), in_document: false }
-    }
-
-    fn push(&mut self, tokens: &[TokenId], text_bytes: u64) -> Result<()> {
-        if tokens.is_empty() {
-            return Ok(());
-        }
-        if self.writer.as_ref().is_some_and(|w| w.tokens() >= SHARD_TOKENS) {
-            self.end_file()?;
-        }
-        if self.writer.is_none() {
-            let name = format!("{}-{:05}.tok", self.name, self.info.files.len());
-            self.writer = Some(ShardWriter::create(&self.folder.join(&name), self.vocabulary, self.eod)?);
-            self.info.files.push(name);
-        }
-        self.in_document = true;
-        self.writer.as_mut().expect("opened above").push(tokens, text_bytes)
-    }
-
-    fn end_document(&mut self, eod: TokenId) -> Result<()> {
-        if std::mem::take(&mut self.in_document) {
-            self.push(&[eod], 0)?;
-            self.in_document = false;
-        }
-        Ok(())
-    }
-
-    fn end_file(&mut self) -> Result<()> {
-        if let Some(writer) = self.writer.take() {
-            self.info.tokens += writer.tokens();
-            let counts = writer.finish()?;
-            self.info.documents += counts.documents;
-            self.info.text_bytes += counts.text_bytes;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<PartInfo> {
-        self.end_file()?;
-        Ok(self.info)
-    }
-}
-
-fn read_description(folder: &Path) -> Result<DatasetInfo> {
-    let path = folder.join(DESCRIPTION);
-    let text = fs::read(&path).map_err(DataError::read(&path))?;
-    let info: DatasetInfo = serde_json::from_slice(&text)
-        .map_err(|e| DataError::Dataset { path: path.clone(), problem: e.to_string() })?;
-    if info.version != VERSION {
-        let problem = format!("version {}, wanted {VERSION}", info.version);
-        return Err(DataError::Dataset { path, problem });
-    }
-    Ok(info)
-}
-
-fn write_description(folder: &Path, info: &DatasetInfo) -> Result<()> {
-    let path = folder.join(DESCRIPTION);
-    let temporary = folder.join(format!("{DESCRIPTION}.{}.partial", std::process::id()));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(serde_json::to_string_pretty(info).expect("plain data is JSON").as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(DataError::write(&path))
-}
-
-/// Removes the files of earlier preparations, finished or not. What cannot be removed only takes up
-/// space.
-fn remove_others(folder: &Path, info: &DatasetInfo) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let part = (name.starts_with("train-") || name.starts_with("val-")) && name.contains(".tok");
-        let description = name.starts_with(DESCRIPTION) && name != DESCRIPTION;
-        if (part || description) && !info.train.files.contains(&name) && !info.val.files.contains(&name) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }
