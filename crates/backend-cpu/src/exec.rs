@@ -40,4 +40,17 @@ impl Exec {
     pub fn product(&mut self, alpha: f32, a: Mat<'_>, b: Right<'_>, into: Into, c: MatMut<'_>) {
         self.gemm.product(&self.pool, alpha, a, b, into, c);
     }
+
+    /// [`Exec::product`], with the sum of the squares of what `c` is then, where the kernel takes it on its
+    /// way: no pass over `c` is needed for it.
+    pub fn product_and_squares(
+        &mut self,
+        alpha: f32,
+        a: Mat<'_>,
+        b: Right<'_>,
+        into: Into,
+        c: MatMut<'_>,
+    ) -> Option<f64> {
+        self.gemm.product_and_squares(&self.pool, alpha, a, b, into, c)
+    }
 }

@@ -5,8 +5,8 @@ use model::ModelConfig;
 use model::{Role, TokenId};
 
 use crate::kernels::cross_entropy;
-use crate::train::normalise;
-use crate::{Act, Cpu, Into, Mat, MatMut, Right, Rows, RowsMut};
+use crate::train::{gradient, normalise};
+use crate::{Act, Cpu, Into, Mat, MatMut, Rows, RowsMut};
 
 /// Most tokens, and most logits, of one pass through the head: 32 MiB.
 const HEAD_TOKENS: usize = 256;
@@ -58,8 +58,7 @@ impl Cpu {
                 let dz = Mat::new(logits, rows, vocab);
                 let dnorm = &mut self.scratch.dnorm[start * dim..(start + rows) * dim];
                 self.exec.product(1.0, dz, w.right(), Into::Set, MatMut::new(dnorm, rows, dim));
-                let (dw, into) = self.storage.gradient(head, head, None);
-                self.exec.product(1.0, dz.t(), Right::Plain(norm), into, MatMut::new(dw, vocab, dim));
+                gradient(&mut self.exec, &mut self.storage, (head, head, None), 1.0, dz, norm);
             }
         }
         if let Some(dx) = &mut dx {

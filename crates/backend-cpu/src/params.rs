@@ -142,6 +142,8 @@ pub struct Storage {
     /// Which gradients count as zero whatever memory holds: clearing them costs nothing, and the
     /// first product of the next step overwrites instead of adding.
     clear: Vec<bool>,
+    /// Sums of the squares of the gradients of neighbours, where the last product that wrote them took them.
+    squares: Vec<(Range<ParamIndex>, f64)>,
     packed: Option<PackedWeights>,
     isa: Isa,
 }
@@ -162,6 +164,7 @@ impl Storage {
             gradient_starts,
             moments: Moments::new(plan.moments, len)?,
             clear: vec![true; layout.table.len()],
+            squares: Vec::new(),
             packed: packed.then(|| PackedWeights::new(plan.isa, &layout, plan.recompute)).transpose()?,
             isa: plan.isa,
             layout,
@@ -218,6 +221,7 @@ impl Storage {
     /// The gradients from role `first` to role `last`, and how to add to them.
     pub fn gradient(&mut self, first: Role, last: Role, layer: Option<usize>) -> (&mut [f32], Into) {
         let span = self.layout.span(first, last, layer);
+        self.forget_squares(&span);
         let start = self.gradient_starts[span.start];
         let place = start..start + self.layout.place(first, last, layer).len();
         if self.clear[span.clone()].iter().all(|&c| c) {
@@ -237,6 +241,38 @@ impl Storage {
             gradient.fill(0.0);
         }
         gradient
+    }
+
+    /// Keeps the sum of the squares of the gradients from role `first` to role `last`, until they change.
+    pub fn keep_squares(&mut self, (first, last, layer): (Role, Role, Option<usize>), squares: Option<f64>) {
+        let span = self.layout.span(first, last, layer);
+        self.forget_squares(&span);
+        self.squares.extend(squares.map(|squares| (span, squares)));
+    }
+
+    /// The sum that is kept of these gradients.
+    pub fn kept_squares(&self, (first, last, layer): (Role, Role, Option<usize>)) -> Option<f64> {
+        let span = self.layout.span(first, last, layer);
+        self.squares.iter().find(|(kept, _)| *kept == span).map(|&(_, squares)| squares)
+    }
+
+    /// Neighbours in order: each with the sum of squares that is kept, or those between with none.
+    pub fn pieces(&self, params: Range<ParamIndex>) -> Vec<(Range<ParamIndex>, Option<f64>)> {
+        let mut kept: Vec<_> =
+            self.squares.iter().filter(|(k, _)| params.start <= k.start && k.end <= params.end).collect();
+        kept.sort_by_key(|(span, _)| span.start);
+        let (mut pieces, mut next) = (Vec::new(), params.start);
+        for (span, squares) in kept {
+            pieces.extend((next < span.start).then_some((next..span.start, None)));
+            pieces.push((span.clone(), Some(*squares)));
+            next = span.end;
+        }
+        pieces.extend((next < params.end).then_some((next..params.end, None)));
+        pieces
+    }
+
+    fn forget_squares(&mut self, span: &Range<ParamIndex>) {
+        self.squares.retain(|(kept, _)| kept.end <= span.start || span.end <= kept.start);
     }
 
     /// What an update of a place from parameter `first` on moves. [`Storage::settle`] comes before.
@@ -276,6 +312,7 @@ impl Storage {
 
     /// Clears the gradients of these parameters.
     pub fn clear_gradients(&mut self, params: Range<ParamIndex>) {
+        self.forget_squares(&params);
         self.clear[params].fill(true);
     }
 
@@ -316,6 +353,7 @@ impl Storage {
             }
             Slot::Gradient => {
                 self.clear[id.index()] = false;
+                self.forget_squares(&(id.index()..id.index() + 1));
                 let place = self.gradient_place(id);
                 self.gradients[place].copy_from_slice(values);
             }

@@ -416,14 +416,12 @@ impl Train for Cpu {
             let (gate, up) = gate_up.split_at_mut(hidden);
             swiglu::backward(isa, gate, up, dy);
         });
-        let (dw, into) = self.storage.gradient(Role::Down, Role::Down, l);
-        let gated = Mat::new(gated, tokens, hidden);
-        self.exec.product(c.residual_scale, d.t(), Right::Plain(gated), into, MatMut::new(dw, dim, hidden));
+        let (down, gated) = ((Role::Down, Role::Down, l), Mat::new(gated, tokens, hidden));
+        gradient(&mut self.exec, &mut self.storage, down, c.residual_scale, d, gated);
 
         let d = Mat::new(gate_up, tokens, 2 * hidden);
         let norm = Mat::new(&self.scratch.norm, tokens, dim);
-        let (dw, into) = self.storage.gradient(Role::Gate, Role::Up, l);
-        self.exec.product(1.0, d.t(), Right::Plain(norm), into, MatMut::new(dw, 2 * hidden, dim));
+        gradient(&mut self.exec, &mut self.storage, (Role::Gate, Role::Up, l), 1.0, d, norm);
         let w = self.storage.matrix(Role::Gate, Role::Up, l, dim);
         let dnorm = MatMut::new(&mut self.scratch.dnorm, tokens, dim);
         self.exec.product(1.0, d, w.right(), Into::Set, dnorm);
@@ -447,9 +445,8 @@ impl Train for Cpu {
         let (dim, q, row) = (c.dim, c.q_dim(), c.q_dim() + 2 * c.kv_dim());
         let d = Mat::new(&dy.0, tokens, dim);
         let inside = &self.layers[slot];
-        let (dw, into) = self.storage.gradient(Role::O, Role::O, l);
-        let o = Right::Plain(Mat::new(&inside.o, tokens, q));
-        self.exec.product(c.residual_scale, d.t(), o, into, MatMut::new(dw, dim, q));
+        let o = Mat::new(&inside.o, tokens, q);
+        gradient(&mut self.exec, &mut self.storage, (Role::O, Role::O, l), c.residual_scale, d, o);
         let dout = &mut self.scratch.wide[..tokens * q];
         let w = self.storage.matrix(Role::O, Role::O, l, q);
         self.exec.product(c.residual_scale, d, w.right(), Into::Set, MatMut::new(dout, tokens, q));
@@ -469,8 +466,7 @@ impl Train for Cpu {
         }
         let d = Mat::new(&self.scratch.dqkv, tokens, row);
         let norm = Mat::new(&self.scratch.norm, tokens, dim);
-        let (dw, into) = self.storage.gradient(Role::Q, Role::V, l);
-        self.exec.product(1.0, d.t(), Right::Plain(norm), into, MatMut::new(dw, row, dim));
+        gradient(&mut self.exec, &mut self.storage, (Role::Q, Role::V, l), 1.0, d, norm);
         let w = self.storage.matrix(Role::Q, Role::V, l, dim);
         let dnorm = MatMut::new(&mut self.scratch.dnorm, tokens, dim);
         self.exec.product(1.0, d, w.right(), Into::Set, dnorm);
@@ -481,8 +477,13 @@ impl Train for Cpu {
     }
 
     fn embed_backward(&mut self, dx: Act) -> Result<()> {
+        let embed = (Role::Embed, Role::Embed, None);
+        let before = self.storage.kept_squares(embed);
         let dw = self.storage.gradient_sum(Role::Embed, Role::Embed, None);
-        embedding::backward(&self.tokens, &dx.0, self.config.dim, dw);
+        let more = embedding::backward(self.exec.isa, &self.tokens, &dx.0, self.config.dim, dw);
+        // Where little is left of a sum, its rounding is not.
+        let squares = before.and_then(|b| (b + more > 0.1 * b).then_some(b + more));
+        self.storage.keep_squares(embed, squares);
         self.free.push(dx);
         self.move_layer(None)
     }
@@ -505,6 +506,22 @@ pub(crate) fn normalise(exec: &Exec, x: &Act, gain: &[f32], eps: f32, norm: &mut
     exec.pool.each((Rows::new(&x.0[..norm.len()], len), RowsMut::new(norm, len)), |_, (x, norm)| {
         rms_norm::forward(isa, x, gain, eps, norm);
     });
+}
+
+/// Adds `alpha · dyᵀ·x` to the gradients of the matrix from role `first` to role `last`.
+pub(crate) fn gradient(
+    exec: &mut Exec,
+    storage: &mut Storage,
+    (first, last, layer): (Role, Role, Option<usize>),
+    alpha: f32,
+    dy: Mat<'_>,
+    x: Mat<'_>,
+) {
+    let (dy, (_, cols)) = (dy.t(), x.shape());
+    let (dw, into) = storage.gradient(first, last, layer);
+    let dw = MatMut::new(dw, dy.shape().0, cols);
+    let squares = exec.product_and_squares(alpha, dy, Right::Plain(x), into, dw);
+    storage.keep_squares((first, last, layer), squares);
 }
 
 fn copy(exec: &Exec, from: &[f32], to: &mut [f32]) {

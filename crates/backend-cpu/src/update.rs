@@ -105,15 +105,24 @@ impl Cpu {
         Ok(())
     }
 
-    /// The sum of the squared gradients of neighbouring parameters.
+    /// The sum of the squared gradients of neighbouring parameters: what products kept, and the others read.
     fn squares(&mut self, span: Range<ParamIndex>) -> f64 {
         let isa = self.exec.isa;
-        let gradients = self.storage.settle(span);
-        let squares = &mut self.scratch.squares[..gradients.len().div_ceil(CHUNK)];
-        self.exec.pool.each((Rows::new(gradients, CHUNK), RowsMut::new(squares, 1)), |_, (g, sum)| {
-            sum[0] = vector::sum_of_squares(isa, g);
-        });
-        squares.iter().sum()
+        let mut total = 0.0;
+        for (span, kept) in self.storage.pieces(span) {
+            let gradients = self.storage.settle(span);
+            total += kept.unwrap_or_else(|| {
+                let squares = &mut self.scratch.squares[..gradients.len().div_ceil(CHUNK)];
+                self.exec.pool.each(
+                    (Rows::new(gradients, CHUNK), RowsMut::new(squares, 1)),
+                    |_, (g, sum)| {
+                        sum[0] = vector::sum_of_squares(isa, g);
+                    },
+                );
+                squares.iter().sum()
+            });
+        }
+        total
     }
 
     fn move_weights(&mut self, update: &Update, norm: f32, span: Range<ParamIndex>) {

@@ -68,7 +68,7 @@ impl Packs {
         c: Target,
     ) {
         assert!(self.isa.avx512());
-        let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0 };
+        let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0, squares: super::Squares::NONE };
         let (m, n) = (a.rows, b.cols);
         for (p0, depth) in blocks(a.cols, KC, 1) {
             let into = if p0 == 0 { into } else { Into::Add };

@@ -19,6 +19,7 @@ pub(crate) mod bf16;
 mod bf16x3;
 mod dots;
 mod portable;
+mod squares;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
@@ -27,6 +28,7 @@ use std::marker::PhantomData;
 pub use bf16::{Packed, Right};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use bf16x3::PRODUCTS_OF_PARTS;
+use squares::Squares;
 
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
@@ -67,6 +69,11 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// Rows and columns.
+    pub(crate) fn shape(self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
     /// A part of the rows and columns.
     fn part(self, row: usize, rows: usize, col: usize, cols: usize) -> Self {
         assert!(row + rows <= self.rows && col + cols <= self.cols);
@@ -82,6 +89,7 @@ pub struct MatMut<'a> {
     rows: usize,
     cols: usize,
     row_stride: usize,
+    squares: Squares,
     borrow: PhantomData<&'a mut [f32]>,
 }
 
@@ -97,7 +105,8 @@ impl<'a> MatMut<'a> {
             assert!(cols <= row_stride || rows == 1, "rows overlap");
             assert!((rows - 1) * row_stride + cols <= data.len(), "a matrix ends beyond its numbers");
         }
-        Self { data: data.as_mut_ptr(), rows, cols, row_stride, borrow: PhantomData }
+        // SAFETY: a slice of this shape, borrowed for 'a.
+        unsafe { Self::columns(data.as_mut_ptr(), rows, cols, row_stride) }
     }
 
     /// Some columns of a larger matrix, whose other columns may be in use elsewhere.
@@ -107,7 +116,7 @@ impl<'a> MatMut<'a> {
     /// For `'a`, `rows` rows of `cols` numbers, `row_stride` apart from `data` on, are writable and
     /// used by nobody else.
     pub(crate) unsafe fn columns(data: *mut f32, rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self { data, rows, cols, row_stride, borrow: PhantomData }
+        Self { data, rows, cols, row_stride, squares: Squares::NONE, borrow: PhantomData }
     }
 
     /// The sum of no products.
@@ -119,7 +128,7 @@ impl<'a> MatMut<'a> {
     }
 
     fn target(&mut self) -> Target {
-        Target { data: self.data, row_stride: self.row_stride }
+        Target { data: self.data, row_stride: self.row_stride, squares: self.squares }
     }
 }
 
@@ -139,6 +148,8 @@ pub enum Into {
 struct Target {
     data: *mut f32,
     row_stride: usize,
+    /// What the kernels that can add to it do add to.
+    squares: Squares,
 }
 
 // SAFETY: a pointer; whoever writes through it says why nobody else does.
@@ -155,6 +166,11 @@ impl Target {
     unsafe fn at(self, row: usize, col: usize) -> Self {
         // SAFETY: the caller's promise.
         Self { data: unsafe { self.data.add(row * self.row_stride + col) }, ..self }
+    }
+
+    /// The same for one task; squares are those of the last numbers that it writes.
+    fn of_task(self, task: usize, last: bool) -> Self {
+        Self { squares: if last { self.squares.of_task(task) } else { Squares::NONE }, ..self }
     }
 }
 
@@ -210,6 +226,8 @@ pub(crate) struct Gemm {
     #[cfg(target_arch = "x86_64")]
     split: bf16x3::Packs,
     bf16: Option<bf16::Packs>,
+    /// Sums of squares of the tasks of a product.
+    squares: Vec<f64>,
 }
 
 impl Gemm {
@@ -231,6 +249,7 @@ impl Gemm {
             #[cfg(target_arch = "x86_64")]
             split: bf16x3::Packs::new(isa, pool.threads())?,
             bf16: (precision == Precision::Bf16).then(|| bf16::Packs::new(isa)).transpose()?,
+            squares: Vec::new(),
         })
     }
 
@@ -247,6 +266,32 @@ impl Gemm {
             Level::Avx512 | Level::Amx => avx512::Packs::shared_bytes(m, n, k),
             _ => 0,
         }
+    }
+
+    /// [`Gemm::product`], with the sum of the squares of what `c` is then, where the kernel takes it on its way.
+    pub fn product_and_squares(
+        &mut self,
+        pool: &Pool,
+        alpha: f32,
+        a: Mat<'_>,
+        b: Right<'_>,
+        into: Into,
+        mut c: MatMut<'_>,
+    ) -> Option<f64> {
+        let (m, n) = (c.rows, c.cols);
+        let places = match &self.bf16 {
+            Some(packs) => packs.squares(m, n),
+            None => match self.isa.level() {
+                #[cfg(target_arch = "x86_64")]
+                Level::Amx if m.min(n) >= bf16x3::LEAST && !accelerate::HERE => bf16x3::squares(m, n),
+                _ => 0,
+            },
+        };
+        self.squares.clear();
+        self.squares.resize(places, 0.0);
+        c.squares = Squares::new(&mut self.squares);
+        self.product(pool, alpha, a, b, into, c);
+        squares::total(&self.squares, m * n)
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in the precision that [`Gemm::new`] was given.

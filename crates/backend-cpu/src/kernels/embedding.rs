@@ -8,6 +8,8 @@
 
 use model::TokenId;
 
+use super::vector::LANES;
+use crate::isa::simd;
 use crate::pool::{Pool, Rows, RowsMut};
 
 /// Copies the row of every token.
@@ -21,14 +23,34 @@ pub fn forward(pool: &Pool, tokens: &[TokenId], w: &[f32], dim: usize, x: &mut [
     });
 }
 
-/// Adds the gradient of every token to its row, in the order of the tokens.
-pub fn backward(tokens: &[TokenId], dx: &[f32], dim: usize, dw: &mut [f32]) {
-    for (token, dx) in tokens.iter().zip(dx.chunks_exact(dim)) {
-        let row = &mut dw[token.0 as usize * dim..][..dim];
-        for (sum, dx) in row.iter_mut().zip(dx) {
-            *sum += dx;
+/// Adds the gradient of every token to its row, in the order of the tokens; gives what that adds to `Σ dw²`.
+pub fn backward(isa: crate::Isa, tokens: &[TokenId], dx: &[f32], dim: usize, dw: &mut [f32]) -> f64 {
+    let rows = tokens.iter().zip(dx.chunks_exact(dim));
+    rows.map(|(token, dx)| add(isa, dx, &mut dw[token.0 as usize * dim..][..dim])).sum()
+}
+
+simd! {
+    /// `dw += dx`; the new `Σ dw²` less the old one.
+    fn add(dx: &[f32], dw: &mut [f32]) -> f64 {
+        let mut more = [0.0f64; LANES];
+        let ((dw, dw_rest), (dx, dx_rest)) = (dw.as_chunks_mut::<LANES>(), dx.as_chunks::<LANES>());
+        for (dw, dx) in dw.iter_mut().zip(dx) {
+            for l in 0..LANES {
+                more[l] += added(&mut dw[l], dx[l]);
+            }
         }
+        let rest: f64 = dw_rest.iter_mut().zip(dx_rest).map(|(dw, &dx)| added(dw, dx)).sum();
+        more.iter().sum::<f64>() + rest
     }
+}
+
+/// `sum += x`; the new square less the old one.
+#[inline(always)]
+fn added(sum: &mut f32, x: f32) -> f64 {
+    let old = f64::from(*sum);
+    *sum += x;
+    let new = f64::from(*sum);
+    (new - old) * (new + old)
 }
 
 #[cfg(test)]
@@ -46,11 +68,15 @@ mod tests {
         for (t, x) in tokens.iter().zip(x.chunks(dim)) {
             assert_eq!(x, &w[t.0 as usize * dim..][..dim]);
         }
-        let mut dw = vec![0.0; vocab * dim];
-        backward(&tokens, &vec![1.0; x.len()], dim, &mut dw);
-        for v in 0..vocab {
-            let count = tokens.iter().filter(|t| t.0 as usize == v).count();
-            assert!(dw[v * dim..][..dim].iter().all(|&d| d == count as f32));
+        for &isa in crate::Isa::available() {
+            let mut dw = vec![0.5; vocab * dim];
+            let more = backward(isa, &tokens, &vec![1.0; x.len()], dim, &mut dw);
+            for v in 0..vocab {
+                let count = tokens.iter().filter(|t| t.0 as usize == v).count();
+                assert!(dw[v * dim..][..dim].iter().all(|&d| d == count as f32 + 0.5));
+            }
+            let squares: f64 = dw.iter().map(|&d| f64::from(d).powi(2) - 0.25).sum();
+            assert!((more - squares).abs() < 1e-9, "{more} for {squares}");
         }
     }
 }

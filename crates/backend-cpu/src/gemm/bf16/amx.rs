@@ -119,6 +119,8 @@ pub(super) unsafe fn panels(
     };
     // SAFETY: the instructions are there.
     let _tiles = unsafe { Tiles::new() };
+    // Those of all threads may lie in one line.
+    let mut squares = 0.0;
     for i0 in (0..rows).step_by(PASS_ROWS) {
         for j in (0..cols).step_by(2 * V) {
             let width = (2 * V).min(cols - j);
@@ -134,11 +136,13 @@ pub(super) unsafe fn panels(
                         (true, false) => tiles::<true, false>,
                         (true, true) => tiles::<true, true>,
                     };
-                    tiles((height, width), pairs, a, b, c, alpha, into);
+                    squares += tiles((height, width), pairs, a, b, c, alpha, into);
                 }
             }
         }
     }
+    // SAFETY: the place of this task, as the caller promised.
+    unsafe { c.squares.add(squares) };
     if into == Into::Stream {
         // Whoever waits for this task sees what it wrote past the caches.
         _mm_sfence();
@@ -146,7 +150,7 @@ pub(super) unsafe fn panels(
 }
 
 /// Up to 32 rows and 32 columns of `c`: `TALL` says whether there is a second row of tiles, `WIDE`
-/// whether there is a second column.
+/// whether there is a second column. Gives the sum of the squares of what `c` is then, if it is wanted.
 ///
 /// # Safety
 ///
@@ -161,7 +165,7 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
     c: Target,
     alpha: f32,
     into: Into,
-) {
+) -> f64 {
     let corners = [(0, 0), (0, V), (ROWS, 0), (ROWS, V)];
     let stride = 4 * c.row_stride;
     // Whole tiles that are not scaled are added up where they belong.
@@ -241,7 +245,7 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
                 }
             }
         }
-        if direct && !stream {
+        if direct && !stream && !c.squares.wanted() {
             store!(0, c00, stride);
             if WIDE {
                 store!(1, c01, stride);
@@ -252,7 +256,7 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
             if TALL && WIDE {
                 store!(3, c11, stride);
             }
-            return;
+            return 0.0;
         }
         let mut sums = [[_mm512_setzero_ps(); ROWS]; 4];
         let [s0, s1, s2, s3] = &mut sums;
@@ -260,14 +264,21 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
         store!(1, s1.as_mut_ptr(), ROW_BYTES);
         store!(2, s2.as_mut_ptr(), ROW_BYTES);
         store!(3, s3.as_mut_ptr(), ROW_BYTES);
-        if stream {
+        let mut squares = [_mm512_setzero_ps(); 2];
+        if direct {
             let count = if WIDE { 2 } else { 1 };
             for (i, row) in (0..rows).map(|i| (i, c.data.add(i * c.row_stride))) {
                 for j in 0..count {
-                    _mm512_stream_ps(row.add(j * V), sums[i / ROWS * 2 + j][i % ROWS]);
+                    let sum = sums[i / ROWS * 2 + j][i % ROWS];
+                    squares[j] = _mm512_fmadd_ps(sum, sum, squares[j]);
+                    if stream {
+                        _mm512_stream_ps(row.add(j * V), sum);
+                    } else {
+                        _mm512_storeu_ps(row.add(j * V), sum);
+                    }
                 }
             }
-            return;
+            return f64::from(_mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])));
         }
         let alpha = _mm512_set1_ps(alpha);
         for (sums, (i0, j)) in sums.into_iter().zip(corners) {
@@ -280,8 +291,10 @@ unsafe fn tiles<const TALL: bool, const WIDE: bool>(
                     Into::Add => _mm512_fmadd_ps(alpha, sum, _mm512_maskz_loadu_ps(mask, at)),
                 };
                 _mm512_mask_storeu_ps(at, mask, value);
+                squares[0] = _mm512_mask3_fmadd_ps(value, value, squares[0], mask);
             }
         }
+        f64::from(_mm512_reduce_add_ps(squares[0]))
     }
 }
 

@@ -110,6 +110,14 @@ impl Unit {
         }
     }
 
+    /// Whether [`Unit::panels`] adds up the squares of what it writes.
+    fn adds_squares(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Unit::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Packs rows into panels, one after the other.
     ///
     /// # Safety
@@ -326,6 +334,12 @@ impl Packs {
         4 * (rows * k.div_ceil(2)).min(self.shared.len())
     }
 
+    /// Most tasks of a product, for their sums of squares; none where the kernel adds none.
+    pub(super) fn squares(&self, m: usize, n: usize) -> usize {
+        let tasks = m.div_ceil(self.unit.task_rows()).max(n.div_ceil(NR * self.unit.task_panels()));
+        if self.unit.adds_squares() { tasks } else { 0 }
+    }
+
     /// `c = alpha·a·b`, or `c += alpha·a·b`. `run` gives each task [`SCRATCH`] numbers.
     pub(super) fn matmul(
         &mut self,
@@ -376,7 +390,7 @@ impl Packs {
                     let count = width.min(n - first);
                     for (q0, depth) in blocks(depth, KC, 2 * V) {
                         let into = if q0 == 0 { into } else { Into::Add };
-                        let deep = depth.div_ceil(2);
+                        let (deep, c) = (depth.div_ceil(2), c.of_task(task, p0 + q0 + depth == k));
                         let a = (shared.at(q0 / 2 * mr).cast_const(), pairs);
                         if let Right::Plain(b) = b {
                             // SAFETY: the panels fit the scratch.
@@ -449,7 +463,7 @@ impl Packs {
                     let rows = height.min(m - row);
                     for (q0, depth) in blocks(depth, KC, 2 * V) {
                         let into = if q0 == 0 { into } else { Into::Add };
-                        let deep = depth.div_ceil(2);
+                        let (deep, c) = (depth.div_ceil(2), c.of_task(task, p0 + q0 + depth == k));
                         // SAFETY: the rows fit the scratch; `b` was packed above; this task alone
                         // writes these rows of `c`. Only the last panel of `b` may be narrower.
                         unsafe {

@@ -60,6 +60,12 @@ pub(super) const SCRATCH: usize = {
     if used > least { used } else { least }
 };
 
+/// Places for the sums of squares of a product: one for each band of what tasks share out, so that the
+/// width of tasks does not matter.
+pub(super) fn squares(m: usize, n: usize) -> usize {
+    m.max(n).div_ceil(BAND)
+}
+
 /// Memory for the operand that all threads read.
 pub(super) struct Packs {
     isa: Isa,
@@ -169,6 +175,7 @@ impl Packs {
                     // were packed above; this task alone writes this part of `c`.
                     unsafe {
                         pack::pack(part, sides.own, scratch.as_mut_ptr().cast());
+                        let c = c.of_task(start / BAND, p0 + depth == own.cols);
                         task.run(alpha, into, c.at(corner.0, corner.1));
                     }
                 });

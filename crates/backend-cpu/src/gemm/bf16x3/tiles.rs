@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BAND, PARTS, Side, Sides, TILE, V};
+use super::{BAND, PARTS, Side, Sides, TASK, TILE, V};
 use crate::gemm::amx::{ROW_BYTES, Tiles, fetch, load, multiply, store, zero};
 use crate::gemm::transpose::transpose;
 use crate::gemm::{Into, Target};
@@ -89,31 +89,46 @@ impl Product {
         unsafe {
             match into {
                 Into::Stream if whole && lines => {
-                    self.rows(rows, cols, c, |at, _, sum| _mm512_stream_ps(at, _mm512_mul_ps(factor, sum)));
+                    self.rows(rows, cols, c, |at, _, sum| {
+                        let value = _mm512_mul_ps(factor, sum);
+                        _mm512_stream_ps(at, value);
+                        value
+                    });
                 }
                 Into::Set | Into::Stream => self.rows(rows, cols, c, |at, mask, sum| {
-                    _mm512_mask_storeu_ps(at, mask, _mm512_mul_ps(factor, sum));
+                    let value = _mm512_mul_ps(factor, sum);
+                    _mm512_mask_storeu_ps(at, mask, value);
+                    value
                 }),
                 Into::Add => self.rows(rows, cols, c, |at, mask, sum| {
-                    let old = _mm512_maskz_loadu_ps(mask, at);
-                    _mm512_mask_storeu_ps(at, mask, _mm512_fmadd_ps(factor, sum, old));
+                    let value = _mm512_fmadd_ps(factor, sum, _mm512_maskz_loadu_ps(mask, at));
+                    _mm512_mask_storeu_ps(at, mask, value);
+                    value
                 }),
             }
         }
     }
 
-    /// Gives sums to `put`, row by row, with the place of each vector and which of its numbers count.
+    /// Gives sums to `put`, row by row, with the place of each vector and which of its numbers count; adds up
+    /// the squares of what it gives back.
     ///
     /// # Safety
     ///
     /// The sums of these rows and columns are there.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    unsafe fn rows(&self, rows: usize, cols: usize, c: Target, put: impl Fn(*mut f32, u16, __m512)) {
+    unsafe fn rows(
+        &self,
+        rows: usize,
+        cols: usize,
+        c: Target,
+        put: impl Fn(*mut f32, u16, __m512) -> __m512,
+    ) {
         // Tiles lie one behind the other by their places on the left side, and then the right one.
         let (down, along) = if self.sides.turned { (TILE, 2 * TILE) } else { (2 * TILE, TILE) };
         // From band to band of columns; those of a task that has rows are but one.
         let (of_rows, of_cols) = if self.own_is_a { (4 * TILE, 0) } else { (0, 4 * TILE) };
+        let mut squares = [_mm512_setzero_ps(); TASK / BAND];
         for i in 0..rows {
             let row = c.data.wrapping_add(i * c.row_stride);
             let sums = self.sums.wrapping_add(i / BAND * of_rows + i / V % 2 * down + i % V * V);
@@ -121,7 +136,17 @@ impl Product {
                 let mask = (u32::from(u16::MAX) >> (V - (cols - j).min(V))) as u16;
                 // SAFETY: a row of a tile of sums.
                 let sum = unsafe { _mm512_load_ps(sums.add(j / BAND * of_cols + j / V % 2 * along)) };
-                put(row.wrapping_add(j), mask, sum);
+                let value = put(row.wrapping_add(j), mask, sum);
+                if c.squares.wanted() {
+                    let squares = &mut squares[if self.own_is_a { i / BAND } else { j / BAND }];
+                    *squares = _mm512_mask3_fmadd_ps(value, value, *squares, mask);
+                }
+            }
+        }
+        if c.squares.wanted() {
+            for (band, squares) in squares.into_iter().enumerate().take(self.own.1.div_ceil(BAND)) {
+                // SAFETY: a place of this task.
+                unsafe { c.squares.of_task(band).add(f64::from(_mm512_reduce_add_ps(squares))) };
             }
         }
     }
