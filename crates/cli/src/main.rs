@@ -39,6 +39,8 @@ enum Command {
     Generate(commands::generate::Args),
     /// Talk with a trained model
     Chat(commands::chat::Args),
+    /// Serve a trained model over HTTP, as OpenAI's clients expect it
+    Serve(commands::serve::Args),
     /// Measure a model on text: loss, perplexity, bits per byte
     Eval(commands::eval::Args),
     /// Train and try tokenizers
@@ -77,8 +79,9 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     // The matches of the subcommand tell where each value came from.
     let given = matches.subcommand().map(|(_, given)| given).expect("clap demands a subcommand");
-    // What only prints ends quietly with its reader, as `head` makes it. A run or a text goes on to its end.
-    if !matches!(cli.command, Command::Train(_) | Command::Generate(_)) {
+    // What only prints ends quietly with its reader, as `head` makes it. A run or a text goes on to its end, and a
+    // server outlives every client.
+    if !matches!(cli.command, Command::Train(_) | Command::Generate(_) | Command::Serve(_)) {
         let always = std::sync::Arc::new(true.into());
         let _ = signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always);
     }
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(&args, given),
         Command::Generate(args) => commands::generate::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),
         Command::Data(args) => commands::data::run(args),

@@ -107,7 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// The token that the template puts behind an answer. A model that was tuned on conversations writes it there, also
 /// where its configuration still names another end.
-fn end_of_turn(template: &ChatTemplate, tokenizer: &Tokenizer) -> anyhow::Result<Option<TokenId>> {
+pub fn end_of_turn(template: &ChatTemplate, tokenizer: &Tokenizer) -> anyhow::Result<Option<TokenId>> {
     const ANSWER: &str = "An answer.";
     let messages = [Message::new("user", "A question?"), Message::new("assistant", ANSWER)];
     let text = template.render(&messages)?;

@@ -16,6 +16,7 @@ pub mod profile;
 pub mod results;
 pub mod runs;
 mod sampling;
+pub mod serve;
 pub mod sweep;
 pub mod tokenizer;
 pub mod train;

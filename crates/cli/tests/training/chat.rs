@@ -9,7 +9,7 @@ use crate::lab::Lab;
 use crate::support::Ran;
 
 /// A lab with a run that saw the same few exchanges again and again.
-fn lab() -> Lab {
+pub fn lab() -> Lab {
     let lab = Lab::new();
     let exchange = |question: &str, answer: &str| json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]});
     let lines = [exchange("Hi", "Hello."), exchange("Bye", "See you.")].map(|line| line.to_string() + "\n");
@@ -18,7 +18,7 @@ fn lab() -> Lab {
     lab
 }
 
-fn chat(lab: &Lab, said: &str, more: &[&str]) -> Ran {
+pub fn chat(lab: &Lab, said: &str, more: &[&str]) -> Ran {
     let mut command =
         lab.command(&[&["chat", "run", "--device", "cpu", "-t", "0", "-n", "16"], more].concat());
     let mut child =

@@ -1,4 +1,4 @@
-//! `rustane train`, `generate`, `chat` and `eval` through the binary: what they do, what they refuse, and what
+//! `rustane train`, `generate`, `chat`, `serve` and `eval` through the binary: what they do, what they refuse, and what
 //! survives when they are interrupted.
 
 mod ane;
@@ -12,6 +12,7 @@ mod kill;
 mod lab;
 mod published;
 mod resume;
+mod serve;
 #[path = "../support/mod.rs"]
 mod support;
 mod train;

@@ -8,10 +8,12 @@ use crate::lab::Lab;
 use crate::support::rustane;
 
 /// Every command that answers `--help`.
-const COMMANDS: [&str; 45] = [
+const COMMANDS: [&str; 47] = [
     "",
     "train",
     "generate",
+    "chat",
+    "serve",
     "eval",
     "tokenizer",
     "tokenizer train",

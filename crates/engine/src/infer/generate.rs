@@ -27,6 +27,8 @@ pub struct Generated {
     pub tokens: Vec<TokenId>,
     /// Why it ended.
     pub finish: Finish,
+    /// Tokens of the prompt that the device had from the text before.
+    pub reused: usize,
     /// Time to read the prompt.
     pub prefill: Duration,
     /// Time to write the tokens.
@@ -34,7 +36,8 @@ pub struct Generated {
 }
 
 /// Continues `prompt`, which holds at least one token, and hands each piece of text to `emit` as
-/// soon as it is certain to be part of it; `emit` returns whether to go on.
+/// soon as it is certain to be part of it. `emit` is asked after every token, with no text where none is
+/// certain yet, and returns whether to go on.
 pub fn generate(
     infer: &mut dyn Infer,
     tokenizer: &Tokenizer,
@@ -69,7 +72,7 @@ impl Session {
     ) -> Result<Generated> {
         let ends: Vec<TokenId> = tokenizer.eos().into_iter().chain(sampling.ends.iter().copied()).collect();
         let begin = Instant::now();
-        let mut logits = read(infer, &std::mem::take(&mut self.held), prompt)?;
+        let (mut logits, reused) = read(infer, &std::mem::take(&mut self.held), prompt)?;
         let prefill = begin.elapsed();
         let begin = Instant::now();
         let mut sampler = Sampler::new(sampling, prompt);
@@ -83,7 +86,7 @@ impl Session {
                 return Some(Finish::Eos);
             }
             let (piece, stopped) = text.push(&decoder.push(token));
-            if !piece.is_empty() && !emit(&piece) {
+            if !emit(&piece) {
                 return Some(Finish::Cancelled);
             }
             if stopped {
@@ -131,17 +134,18 @@ impl Session {
         // The last token was drawn and not fed.
         let fed = tokens.len().saturating_sub(1);
         self.held = [prompt, &tokens[..fed]].concat();
-        Ok(Generated { tokens, finish, prefill, decode: begin.elapsed() })
+        Ok(Generated { tokens, finish, reused, prefill, decode: begin.elapsed() })
     }
 }
 
-/// Reads a prompt of which the device has `held`; the logits after its last token.
-fn read(infer: &mut dyn Infer, held: &[TokenId], prompt: &[TokenId]) -> Result<Logits> {
+/// Reads a prompt of which the device has `held`; the logits after its last token, and how many tokens were not read
+/// again.
+fn read(infer: &mut dyn Infer, held: &[TokenId], prompt: &[TokenId]) -> Result<(Logits, usize)> {
     // The logits after the last token are wanted, so that one is fed in any case.
     let same = held.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
     if same > 0 {
         match infer.truncate(SEQ, same) {
-            Ok(()) => return infer.extend(&[Feed { seq: SEQ, tokens: &prompt[same..] }]),
+            Ok(()) => return Ok((infer.extend(&[Feed { seq: SEQ, tokens: &prompt[same..] }])?, same)),
             // A ring has gone on too far.
             Err(Error::Overwritten { .. }) => {}
             Err(error) => return Err(error),
@@ -149,7 +153,7 @@ fn read(infer: &mut dyn Infer, held: &[TokenId], prompt: &[TokenId]) -> Result<L
     }
     let (kv, logits) = infer.prefill(prompt)?;
     infer.seed(SEQ, &kv)?;
-    Ok(logits)
+    Ok((logits, 0))
 }
 
 /// Holds text back while it could be the beginning of a stop text.
