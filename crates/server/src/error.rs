@@ -59,7 +59,7 @@ impl ApiError {
 
     /// The device cannot write.
     pub fn device(reason: &str) -> Self {
-        let message = format!("the device failed: {reason}");
+        let message = format!("cannot write this text: {reason}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).with_code("device_failed")
     }
 

@@ -11,9 +11,10 @@ use engine::infer::Finish;
 use model::hf::ChatTemplate;
 use server::{Model, Origin, Report, Settings};
 
+use super::bench::peak_memory::resident;
 use super::chat::end_of_turn;
 use super::generate::{load, resolve};
-use crate::device::{DeviceArgs, WriterArgs};
+use crate::device::{DeviceArgs, WriterArgs, bytes};
 use crate::failure::{Failure, unboxed};
 use crate::stop::Stop;
 
@@ -79,7 +80,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ends: loaded.tokens.eos,
         turn_ends,
     };
-    say(&format!("{}, on {label}; {} positions", dir.display(), model.max_seq));
+    let memory = resident().map_or(String::new(), |n| format!("; {} of memory so far", bytes(n)));
+    say(&format!("{}, on {label}; {} positions{memory}", dir.display(), model.max_seq));
     let open = args.api_key.is_none();
     if open && !address.ip().is_loopback() {
         say(&format!("warning: whoever reaches {address} may use it; set RUSTANE_API_KEY to ask for a key"));
@@ -144,7 +146,10 @@ fn line(report: &Report<'_>) -> String {
                 text.sampling.seed
             )
         }
-        Report::Failed { id, reason } => format!("{id}: the device failed: {reason}"),
-        Report::Refused { what, status, reason } => format!("{what}: {status}, {reason}"),
+        Report::Failed { id, reason } => format!("{id}: cannot write this text: {reason}"),
+        Report::Refused { what, status, reason } => {
+            // It may quote the request, which is to move no cursor and to begin no line.
+            format!("{what}: {status}, {}", reason.replace(char::is_control, "\u{fffd}"))
+        }
     }
 }

@@ -26,6 +26,7 @@ impl Table {
             (_, Err(_)) => format!("no JSON: {:?}", answer.body),
         };
         assert!(line.len() < 1000, "{what}: {} bytes", line.len());
+        let line = line.replace(char::is_control, "\u{fffd}");
         writeln!(self.text, "{what}\n    {} {line}", answer.status).unwrap();
     }
 
@@ -146,10 +147,12 @@ fn requests() {
     t.complete("many stops", json!({ "stop": vec!["x"; 10_000] }));
     t.complete("a stream that is a text", json!({ "stream": "yes" }));
     t.complete("messages for a completion", json!({ "messages": [] }));
+    t.complete("codes for a terminal", json!({ "model": "\u{1b}[2J\nbad" }));
     t.complete("sound again", json!({}));
 
     assert_eq!(t.server.get("/health").status, 200);
-    assert!(!t.server.said().contains("panicked"), "{}", t.server.said());
+    let said = t.server.said();
+    assert!(!said.contains("panicked") && !said.contains('\u{1b}') && !said.contains("\nbad"), "{said}");
     insta::assert_snapshot!(t.text);
 }
 

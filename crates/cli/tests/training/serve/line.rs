@@ -11,9 +11,9 @@ use super::TEXT;
 use super::client::{Connection, Server};
 use crate::lab::{Lab, tokenizer};
 
-/// A model that writes for minutes.
-fn endless(lab: &Lab) {
-    let config = ModelConfig {
+/// A small model of so many positions.
+fn config(max_seq: usize) -> ModelConfig {
+    ModelConfig {
         dim: 32,
         hidden: 48,
         layers: 2,
@@ -21,12 +21,20 @@ fn endless(lab: &Lab) {
         kv_heads: 2,
         head_dim: 8,
         vocab: 300,
-        max_seq: 200_000,
+        max_seq,
         ..ModelConfig::default()
-    };
-    let weights = Weights::init(&config, 5);
+    }
+}
+
+/// A model that writes for minutes.
+fn endless(lab: &Lab) {
+    let config = config(200_000);
+    save(lab, &config, &Weights::init(&config, 5));
+}
+
+fn save(lab: &Lab, config: &ModelConfig, weights: &Weights) {
     let dir = lab.path("endless");
-    hf::save(&dir, &config, &Export::default(), &mut from_fn(|id| Ok(Cow::Borrowed(weights.get(id)))))
+    hf::save(&dir, config, &Export::default(), &mut from_fn(|id| Ok(Cow::Borrowed(weights.get(id)))))
         .unwrap();
     lab.put("endless/tokenizer.json", tokenizer().0.json());
 }
@@ -126,4 +134,27 @@ fn a_signal_ends_everything_and_everyone_is_told() {
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     assert_eq!(server.ended(), Some(130));
     drop(idle);
+}
+
+#[test]
+fn a_device_that_fails_is_not_healthy() {
+    let lab = Lab::new();
+    let config = config(40);
+    let mut weights = Weights::init(&config, 5);
+    let first = weights.params().iter().next().unwrap().id;
+    weights.get_mut(first).fill(f32::NAN);
+    save(&lab, &config, &weights);
+    let server = Server::start(&lab, &["endless", "--device", "cpu"]);
+    let answer = server.post(TEXT, &short());
+    let error = &answer.json()["error"];
+    assert_eq!(
+        (answer.status, &error["code"], &error["type"]),
+        (500, &json!("device_failed"), &json!("server_error"))
+    );
+    assert_eq!(error["message"], "cannot write this text: the model failed: every logit is NaN");
+    let health = server.get("/health");
+    assert_eq!((health.status, &health.json()["status"]), (503, &json!("failed")));
+    let event = server.stream(TEXT, &short()).event().unwrap();
+    assert!(event.starts_with("{\"error\":{") && event.contains("every logit is NaN"), "{event}");
+    assert!(server.said().contains(": cannot write this text: the model failed: "), "{}", server.said());
 }
