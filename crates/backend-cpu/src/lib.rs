@@ -24,6 +24,7 @@ mod params;
 mod plan;
 mod pool;
 pub mod probe;
+mod stream;
 mod train;
 mod update;
 mod weights;

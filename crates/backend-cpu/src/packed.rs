@@ -11,7 +11,7 @@ use crate::gemm::bf16::{NR, pack, packed_len};
 use crate::moments::BLOCK;
 use crate::params::Layout;
 use crate::weights::Weights;
-use crate::{Buffer, CpuError, Isa, Mat, Packed, Pool, Right, RowsMut};
+use crate::{Buffer, CpuError, Isa, Mat, Packed, Pool, Right, RowsMut, stream};
 
 /// A weight matrix as the right operand of a product.
 #[derive(Clone, Copy, Debug)]
@@ -54,24 +54,49 @@ struct Matrix {
     fresh: bool,
 }
 
+/// Bytes of all copies from which those that an update writes are in no cache when the next step reads them:
+/// fifteen times as much has passed by then.
+const PASSING: usize = 16 << 20;
+
 /// The panels of one matrix, to write.
 pub struct Panels<'a> {
+    packer: Packer,
+    panels: RowsMut<'a, u32>,
+}
+
+/// What packs the weights of a panel.
+#[derive(Clone, Copy)]
+pub struct Packer {
     isa: Isa,
     cols: usize,
-    panels: RowsMut<'a, u32>,
+    /// Whether panels are written past the caches.
+    passing: bool,
 }
 
 impl<'a> Panels<'a> {
     /// Weights of one panel.
     pub fn weights(&self) -> usize {
-        NR * self.cols
+        NR * self.packer.cols
     }
 
-    /// What packs the weights of a panel, and the panels.
-    pub fn split(self) -> (impl Fn(&[f32], &mut [u32]) + Sync, RowsMut<'a, u32>) {
-        let (isa, cols) = (self.isa, self.cols);
-        let write = move |w: &[f32], to: &mut [u32]| pack(isa, Mat::new(w, w.len() / cols, cols), to);
-        (write, self.panels)
+    /// What packs them, and the panels.
+    pub fn split(self) -> (Packer, RowsMut<'a, u32>) {
+        (self.packer, self.panels)
+    }
+}
+
+impl Packer {
+    /// Packs a panel. `scratch` has room for a packed one.
+    pub fn pack(self, w: &[f32], scratch: &mut [f32], to: &mut [u32]) {
+        let w = Mat::new(w, w.len() / self.cols, self.cols);
+        if !self.passing {
+            return pack(self.isa, w, to);
+        }
+        // SAFETY: any bits are numbers of either kind, of the same size.
+        let (_, scratch, _) = unsafe { scratch.align_to_mut::<u32>() };
+        let packed = &mut scratch[..to.len()];
+        pack(self.isa, w, packed);
+        stream::copy(packed, to);
     }
 }
 
@@ -103,9 +128,10 @@ impl PackedWeights {
         Ok(Self { isa, shared, data: Buffer::zeros("packed weights", len)?, matrices })
     }
 
-    /// Numbers of the largest panel before it is packed.
-    pub fn panel(&self) -> usize {
-        self.matrices.iter().map(|m| NR * m.cols).max().unwrap_or(0)
+    /// Numbers of the largest panel before it is packed, and after.
+    pub fn panel(&self) -> [usize; 2] {
+        let cols = self.matrices.iter().map(|m| m.cols).max().unwrap_or(0);
+        [NR * cols, packed_len(NR, cols)]
     }
 
     /// The matrix that starts with this parameter.
@@ -126,10 +152,12 @@ impl PackedWeights {
     /// The panels of the matrix that starts at `from`, for who writes all of them.
     pub fn panels(&mut self, from: usize) -> Option<Panels<'_>> {
         self.len_at(from)?;
+        let passing = self.data.bytes() >= PASSING;
         let m = self.matrices.iter_mut().find(|m| m.from == from)?;
         m.fresh = true;
         let data = &mut self.data[m.to..][..packed_len(m.rows, m.cols)];
-        Some(Panels { isa: self.isa, cols: m.cols, panels: RowsMut::new(data, NR * m.cols.div_ceil(2)) })
+        let panels = RowsMut::new(data, NR * m.cols.div_ceil(2));
+        Some(Panels { packer: Packer { isa: self.isa, cols: m.cols, passing }, panels })
     }
 
     /// Says that the weights of a place changed.
@@ -156,6 +184,45 @@ impl PackedWeights {
                 let part = weights.piece(self.isa, start..start + rows * m.cols, scratch);
                 pack(self.isa, Mat::new(part, rows, m.cols), to);
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ModelConfig;
+
+    use super::*;
+    use crate::kernels::check::values;
+    use crate::{Rows, WeightFormat};
+
+    #[test]
+    fn an_update_packs_as_a_refresh_does_through_the_caches_and_past_them() {
+        let config = ModelConfig { vocab: 300, ..ModelConfig::default() };
+        let (isa, layout) = (Isa::detect(), Layout::new(&config));
+        let mut weights = Weights::new(WeightFormat::F32, &layout).unwrap();
+        let p = layout.table().find(Role::Gate, Some(1)).map(|id| layout.table().get(id)).unwrap();
+        let place = layout.place(Role::Gate, Role::Up, Some(1));
+        weights.write(p.id.index(), place.clone(), false, &values(place.len(), 1));
+
+        let mut packed = PackedWeights::new(isa, &layout, false).unwrap();
+        let mut pool = Pool::new(2).unwrap();
+        pool.reserve_scratch(packed.panel().iter().sum()).unwrap();
+        packed.refresh(&pool, &weights, Some(1));
+        let wanted = packed.data.to_vec();
+        assert!(wanted.iter().any(|&x| x != 0));
+        for passing in [false, true] {
+            packed.data.fill(0);
+            {
+                let panels = packed.panels(place.start).unwrap();
+                let w = Rows::new(weights.exact(p.id.index(), place.clone()), panels.weights());
+                let (packer, panels) = panels.split();
+                let packer = Packer { passing, ..packer };
+                pool.each_with_scratch((w, panels), |_, (w, to), scratch| packer.pack(w, scratch, to));
+            }
+            let differ = wanted.iter().zip(&*packed.data).filter(|(a, b)| a != b).count();
+            // Other matrices of the layer were zeros.
+            assert_eq!(differ, 0, "passing the caches: {passing}");
         }
     }
 }

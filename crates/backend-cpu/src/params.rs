@@ -188,7 +188,7 @@ impl Storage {
 
     /// Scratch numbers that each thread needs to pack and to move weights.
     pub fn scratch(&self) -> usize {
-        self.packed.as_ref().map_or(0, PackedWeights::panel)
+        self.packed.as_ref().map_or(0, |packed| packed.panel().iter().sum())
     }
 
     /// The matrix of `cols` columns from role `first` to role `last`, for products.

@@ -225,10 +225,10 @@ fn move_by_adamw(
     let panels = packed.and_then(|packed| packed.panels(place.start));
     let chunk = panels.as_ref().map_or(CHUNK, Panels::weights);
     let count = place.len().div_ceil(chunk);
-    let (write, panels) = panels.map(|panels| panels.split()).unzip();
-    let pack = |panel: Option<&mut [u32]>, w: &[f32]| {
-        if let (Some(write), Some(panel)) = (&write, panel) {
-            write(w, panel);
+    let (packer, panels) = panels.map(Panels::split).unzip();
+    let pack = |panel: Option<&mut [u32]>, w: &[f32], scratch: &mut [f32]| {
+        if let (Some(packer), Some(panel)) = (packer, panel) {
+            packer.pack(w, scratch, panel);
         }
     };
     let for_weights = |part: usize| chance.of_weights().at(place.start + part * chunk);
@@ -240,7 +240,8 @@ fn move_by_adamw(
             let moments = (RowsMut::new(m, chunk), RowsMut::new(v, chunk));
             exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, v)), scratch| {
                 let change = |w: &mut [f32]| adamw::update(isa, &f, g, w, m, v);
-                w.change(isa, for_weights(part), scratch, change, |w| pack(panel, w));
+                let (wide, scratch) = scratch.split_at_mut(chunk);
+                w.change(isa, for_weights(part), wide, change, |w| pack(panel, w, scratch));
             });
         }
         Moments::Bf16([m, v]) => {
@@ -248,7 +249,8 @@ fn move_by_adamw(
             let moments = (RowsMut::new(m, chunk), RowsMut::new(v, chunk));
             exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, v)), scratch| {
                 let change = |w: &mut [f32]| adamw::update_bf16(isa, &f, chance(part), g, w, m, v);
-                w.change(isa, for_weights(part), scratch, change, |w| pack(panel, w));
+                let (wide, scratch) = scratch.split_at_mut(chunk);
+                w.change(isa, for_weights(part), wide, change, |w| pack(panel, w, scratch));
             });
         }
         Moments::Q8 { m, exponents, v } => {
@@ -258,7 +260,8 @@ fn move_by_adamw(
                 (RowsMut::new(m, chunk), RowsMut::new(exponents, chunk / BLOCK), RowsMut::new(v, chunk));
             exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, e, v)), scratch| {
                 let change = |w: &mut [f32]| adamw::update_q8(isa, &f, chance(part), g, w, m, e, v);
-                w.change(isa, for_weights(part), scratch, change, |w| pack(panel, w));
+                let (wide, scratch) = scratch.split_at_mut(chunk);
+                w.change(isa, for_weights(part), wide, change, |w| pack(panel, w, scratch));
             });
         }
     }
