@@ -31,7 +31,6 @@ mod weights;
 
 pub use exec::Exec;
 pub use footprint::count;
-pub use gemm::bf16::{pack, packed_len};
 pub use gemm::{Into, Mat, MatMut, Packed, Right};
 pub use host::Host;
 pub use infer::{CpuInfer, FillRow, OneBlock, Timed};

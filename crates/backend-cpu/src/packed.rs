@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use model::{ParamId, Role};
 
-use crate::gemm::bf16::{NR, pack, packed_len};
+use crate::gemm::bf16::{pack, packed_len, panel_rows};
 use crate::moments::BLOCK;
 use crate::params::Layout;
 use crate::weights::Weights;
@@ -76,7 +76,7 @@ pub struct Packer {
 impl<'a> Panels<'a> {
     /// Weights of one panel.
     pub fn weights(&self) -> usize {
-        NR * self.packer.cols
+        panel_rows(self.packer.isa) * self.packer.cols
     }
 
     /// What packs them, and the panels.
@@ -123,7 +123,7 @@ impl PackedWeights {
             }
             let (from, to, layer) = (place.start, len, p.layer);
             matrices.push(Matrix { first: p.id, layer, from, to, rows, cols, fresh: false });
-            len += packed_len(rows, cols);
+            len += packed_len(isa, rows, cols);
         }
         Ok(Self { isa, shared, data: Buffer::zeros("packed weights", len)?, matrices })
     }
@@ -131,21 +131,22 @@ impl PackedWeights {
     /// Numbers of the largest panel before it is packed, and after.
     pub fn panel(&self) -> [usize; 2] {
         let cols = self.matrices.iter().map(|m| m.cols).max().unwrap_or(0);
-        [NR * cols, packed_len(NR, cols)]
+        [panel_rows(self.isa) * cols, packed_len(self.isa, panel_rows(self.isa), cols)]
     }
 
     /// The matrix that starts with this parameter.
     pub fn get(&self, first: ParamId) -> Packed<'_> {
         let index = self.matrices.binary_search_by_key(&first, |m| m.first);
         let m = &self.matrices[index.expect("a matrix of the model starts here")];
-        Packed::new(&self.data[m.to..], m.rows, m.cols)
+        Packed::new(self.isa, &self.data[m.to..], m.rows, m.cols)
     }
 
     /// Weights of the matrix that starts at `from`, when an update can pack it panel by panel.
     pub fn len_at(&self, from: usize) -> Option<usize> {
         // Parts of moments are whole blocks.
         let own = |m: &Matrix| !self.shared || m.layer.is_none();
-        let fits = |m: &&Matrix| m.from == from && own(m) && (NR * m.cols).is_multiple_of(BLOCK);
+        let fits =
+            |m: &&Matrix| m.from == from && own(m) && (panel_rows(self.isa) * m.cols).is_multiple_of(BLOCK);
         self.matrices.iter().find(fits).map(|m| m.rows * m.cols)
     }
 
@@ -155,9 +156,10 @@ impl PackedWeights {
         let passing = self.data.bytes() >= PASSING;
         let m = self.matrices.iter_mut().find(|m| m.from == from)?;
         m.fresh = true;
-        let data = &mut self.data[m.to..][..packed_len(m.rows, m.cols)];
-        let panels = RowsMut::new(data, NR * m.cols.div_ceil(2));
-        Some(Panels { packer: Packer { isa: self.isa, cols: m.cols, passing }, panels })
+        let (start, len, cols) = (m.to, packed_len(self.isa, m.rows, m.cols), m.cols);
+        let panels =
+            RowsMut::new(&mut self.data[start..][..len], packed_len(self.isa, panel_rows(self.isa), cols));
+        Some(Panels { packer: Packer { isa: self.isa, cols, passing }, panels })
     }
 
     /// Says that the weights of a place changed.
@@ -177,9 +179,11 @@ impl PackedWeights {
             if std::mem::replace(&mut m.fresh, true) {
                 continue;
             }
-            let to = &mut self.data[m.to..][..packed_len(m.rows, m.cols)];
-            pool.each_with_scratch(RowsMut::new(to, NR * m.cols.div_ceil(2)), |panel, to, scratch| {
-                let (row, rows) = (panel * NR, NR.min(m.rows - panel * NR));
+            let to = &mut self.data[m.to..][..packed_len(self.isa, m.rows, m.cols)];
+            let most = panel_rows(self.isa);
+            let panels = RowsMut::new(to, packed_len(self.isa, most, m.cols));
+            pool.each_with_scratch(panels, |panel, to, scratch| {
+                let (row, rows) = (panel * most, most.min(m.rows - panel * most));
                 let start = m.from + row * m.cols;
                 let part = weights.piece(self.isa, start..start + rows * m.cols, scratch);
                 pack(self.isa, Mat::new(part, rows, m.cols), to);

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A transposed operand is a [`Mat`] with its strides exchanged. With AVX-512 our own kernel runs on
-//! packed operands, with AMX too, on numbers in three parts (`bf16x3`), on macOS Accelerate; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
+//! packed operands, with AMX on `tiles`, on macOS Accelerate; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
 //! transposed matrix are dot products. Which of them runs, and where it cuts, depends on the
 //! shapes and the [`Isa`] alone, so the bits do not depend on the number of threads.
 
@@ -15,20 +15,20 @@ pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod bf16;
-#[cfg(target_arch = "x86_64")]
-mod bf16x3;
 mod dots;
 mod portable;
 mod squares;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
 use std::marker::PhantomData;
 
 pub use bf16::{Packed, Right};
-#[cfg(target_arch = "x86_64")]
-pub(crate) use bf16x3::PRODUCTS_OF_PARTS;
 use squares::Squares;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tiles::PRODUCTS_OF_PARTS;
 
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
@@ -224,8 +224,9 @@ pub(crate) struct Gemm {
     #[cfg(target_arch = "x86_64")]
     packs: avx512::Packs,
     #[cfg(target_arch = "x86_64")]
-    split: bf16x3::Packs,
-    bf16: Option<bf16::Packs>,
+    tiles: tiles::Packs,
+    precision: Precision,
+    panels: Option<bf16::Packs>,
     /// Sums of squares of the tasks of a product.
     squares: Vec<f64>,
 }
@@ -236,7 +237,7 @@ impl Gemm {
         let scratch = if precision == Precision::Bf16 { bf16::SCRATCH } else { 0 };
         #[cfg(target_arch = "x86_64")]
         let scratch = match isa.level() {
-            Level::Amx => scratch.max(bf16x3::SCRATCH),
+            Level::Amx => scratch.max(tiles::SCRATCH),
             Level::Avx512 => scratch.max(avx512::SCRATCH),
             _ => scratch,
         };
@@ -247,8 +248,11 @@ impl Gemm {
             #[cfg(target_arch = "x86_64")]
             packs: avx512::Packs::new(isa)?,
             #[cfg(target_arch = "x86_64")]
-            split: bf16x3::Packs::new(isa, pool.threads())?,
-            bf16: (precision == Precision::Bf16).then(|| bf16::Packs::new(isa)).transpose()?,
+            tiles: tiles::Packs::new(isa, pool.threads())?,
+            precision,
+            panels: (precision == Precision::Bf16 && !bf16::tiles(isa))
+                .then(|| bf16::Packs::new(isa))
+                .transpose()?,
             squares: Vec::new(),
         })
     }
@@ -256,12 +260,14 @@ impl Gemm {
     /// Bytes that a product of `(rows, columns, depth)` writes to the operand that all threads read: the
     /// rest of that memory is never touched.
     pub fn shared_bytes(&self, (m, n, k): (usize, usize, usize)) -> usize {
-        if let Some(packs) = &self.bf16 {
-            return packs.shared_bytes(m, n, k);
+        if let Some(panels) = &self.panels {
+            return panels.shared_bytes(m, n, k);
         }
         match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if m.min(n) >= bf16x3::LEAST => bf16x3::Packs::shared_bytes(m, n, k),
+            Level::Amx if self.precision == Precision::Bf16 => tiles::Packs::shared_bytes(1, m, n, k),
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx if m.min(n) >= tiles::LEAST => tiles::Packs::shared_bytes(3, m, n, k),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx => avx512::Packs::shared_bytes(m, n, k),
             _ => 0,
@@ -279,13 +285,12 @@ impl Gemm {
         mut c: MatMut<'_>,
     ) -> Option<f64> {
         let (m, n) = (c.rows, c.cols);
-        let places = match &self.bf16 {
-            Some(packs) => packs.squares(m, n),
-            None => match self.isa.level() {
-                #[cfg(target_arch = "x86_64")]
-                Level::Amx if m.min(n) >= bf16x3::LEAST && !accelerate::HERE => bf16x3::squares(m, n),
-                _ => 0,
-            },
+        let places = match self.isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx if self.precision == Precision::Bf16 => tiles::squares(m, n),
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx if m.min(n) >= tiles::LEAST && !accelerate::HERE => tiles::squares(m, n),
+            _ => 0,
         };
         self.squares.clear();
         self.squares.resize(places, 0.0);
@@ -308,10 +313,10 @@ impl Gemm {
         into: Into,
         mut c: MatMut<'_>,
     ) {
-        let Some(packs) = &mut self.bf16 else {
+        if self.precision == Precision::F32 {
             let Right::Plain(b) = b else { panic!("packed weights are of bf16") };
             return self.matmul(pool, alpha, a, b, into, c);
-        };
+        }
         let (k, n) = b.shape();
         assert_eq!(a.cols, k, "inner extents");
         assert_eq!((a.rows, n), (c.rows, c.cols), "outer extents");
@@ -321,7 +326,14 @@ impl Gemm {
         if k == 0 {
             return c.clear(into);
         }
-        packs.matmul(tasks(pool, a.rows * n * k), alpha, a, b, into, c.target());
+        let run = tasks(pool, a.rows * n * k);
+        match &mut self.panels {
+            Some(panels) => panels.matmul(run, alpha, a, b, into, c.target()),
+            #[cfg(target_arch = "x86_64")]
+            None => self.tiles.matmul::<1>(run, alpha, a, b, into, c.target()),
+            #[cfg(not(target_arch = "x86_64"))]
+            None => unreachable!("without tiles products in bf16 run on panels"),
+        }
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`, the one that [`Gemm::new`]
@@ -351,7 +363,9 @@ impl Gemm {
         }
         match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if m.min(n) >= bf16x3::LEAST => self.split.matmul(run, alpha, a, b, into, c),
+            Level::Amx if m.min(n) >= tiles::LEAST => {
+                self.tiles.matmul::<3>(run, alpha, a, Right::Plain(b), into, c);
+            }
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx => self.packs.matmul(run, alpha, a, b, into, c),
             _ => portable::matmul(run, alpha, a, b, into, c),
@@ -378,7 +392,10 @@ pub(crate) fn kernel(isa: Isa, precision: Precision) -> &'static str {
 
 /// Scratch that [`small`] needs for `a` `[m, k]` and `b` `[k, n]`, in numbers.
 pub(crate) fn small_scratch(m: usize, n: usize, k: usize) -> usize {
-    (m.next_multiple_of(16) + n.next_multiple_of(16)) * k.next_multiple_of(32)
+    let panels = (m.next_multiple_of(16) + n.next_multiple_of(16)) * k.next_multiple_of(32);
+    #[cfg(target_arch = "x86_64")]
+    let panels = panels.max(tiles::small_scratch(m, n, k));
+    panels
 }
 
 /// A small product on this thread: `a` and `b` of at most a few hundred rows and columns.

@@ -3,9 +3,10 @@
 use model::ModelConfig;
 
 use super::{Run, Work, bytes, numbers_of_large};
+use crate::gemm::bf16::{pack, packed_len, panel_rows};
 use crate::head::head_tokens;
 use crate::memory::CpuResult;
-use crate::{Buffer, Exec, Into, Mat, MatMut, Packed, Precision, Right, RowsMut, pack, packed_len};
+use crate::{Buffer, Exec, Into, Mat, MatMut, Packed, Precision, Right, RowsMut};
 
 /// Weights `[outputs, inputs]` of a name, and most tokens that meet them at once.
 fn matrices(c: &ModelConfig, tokens: usize) -> [(&'static str, usize, usize, usize); 5] {
@@ -70,9 +71,9 @@ pub(super) fn run(run: &mut Run<'_>, exec: &mut Exec) -> CpuResult<()> {
         }
         let packed = packed(exec, &w, outputs, inputs)?;
         let half = |work: Work| Work { read: work.read - weights / 2.0, ..work };
-        let right = Right::PackedT(Packed::new(&packed, outputs, inputs));
+        let right = Right::PackedT(Packed::new(exec.isa, &packed, outputs, inputs));
         run.time(&names[3], half(forward.0), || into_y(exec, &x, right, &mut y));
-        let right = Right::Packed(Packed::new(&packed, outputs, inputs));
+        let right = Right::Packed(Packed::new(exec.isa, &packed, outputs, inputs));
         run.time(&names[4], half(back.0), || into_x(exec, &y, right, &mut x));
     }
     Ok(())
@@ -80,11 +81,11 @@ pub(super) fn run(run: &mut Run<'_>, exec: &mut Exec) -> CpuResult<()> {
 
 /// Weights as an update leaves them behind.
 fn packed(exec: &Exec, w: &[f32], rows: usize, cols: usize) -> CpuResult<Buffer<u32>> {
-    use crate::gemm::bf16::NR;
-    let mut to = Buffer::zeros("packed weights", packed_len(rows, cols))?;
-    exec.pool.each(RowsMut::new(&mut to, NR * cols.div_ceil(2)), |panel, to| {
-        let row = panel * NR;
-        pack(exec.isa, Mat::new(&w[row * cols..], NR.min(rows - row), cols), to);
+    let mut to = Buffer::zeros("packed weights", packed_len(exec.isa, rows, cols))?;
+    let most = panel_rows(exec.isa);
+    exec.pool.each(RowsMut::new(&mut to, packed_len(exec.isa, most, cols)), |panel, to| {
+        let row = panel * most;
+        pack(exec.isa, Mat::new(&w[row * cols..], most.min(rows - row), cols), to);
     });
     Ok(to)
 }

@@ -18,7 +18,7 @@ pub(super) fn detected() -> bool {
     is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
 }
 
-/// See [`super::Unit::pack_rows`].
+/// See [`super::unit::Unit::pack_rows`].
 ///
 /// # Safety
 ///
@@ -41,7 +41,7 @@ pub(super) unsafe fn pack_rows(a: Mat<'_>, to: *mut u32) {
     unsafe { vectors(a, store) };
 }
 
-/// See [`super::Unit::pack_columns`].
+/// See [`super::unit::Unit::pack_columns`].
 ///
 /// # Safety
 ///
@@ -144,7 +144,7 @@ unsafe fn vectors(a: Mat<'_>, mut store: impl FnMut(usize, usize, __m512i)) {
 /// Pairs `(low[i], high[i])`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn interleave(low: __m512, high: __m512) -> __m512i {
+pub(in crate::gemm) fn interleave(low: __m512, high: __m512) -> __m512i {
     const ORDER: [u16; 32] = {
         let mut order = [0; 32];
         let mut i = 0;
@@ -161,7 +161,7 @@ pub(super) fn interleave(low: __m512, high: __m512) -> __m512i {
 }
 
 #[inline]
-pub(super) fn bits(x: __m512bh) -> __m512i {
+pub(in crate::gemm) fn bits(x: __m512bh) -> __m512i {
     // SAFETY: both are 64 bytes of plain numbers.
     unsafe { std::mem::transmute(x) }
 }
@@ -172,15 +172,15 @@ fn pairs_of(x: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(x) }
 }
 
-/// See [`super::Unit::turn`].
+/// See [`super::unit::Unit::turn`].
 ///
 /// # Safety
 ///
 /// The instructions are there; `from` holds `pairs` vectors of 16 rows, `stride` numbers apart;
-/// `to` is writable for 8 vectors, [`super::turned_width`] numbers apart, of `pairs` pairs each.
+/// `to` is writable for 8 vectors, [`super::panels::turned_width`] numbers apart, of `pairs` pairs each.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, next: *const u32, to: *mut u32) {
-    let width = super::turned_width(pairs);
+    let width = super::panels::turned_width(pairs);
     // The middle two numbers of four exchange places: two rows of pairs become two pairs of rows.
     let order = _mm512_set4_epi32(0x0F0E_0B0A, 0x0D0C_0908, 0x0706_0302, 0x0504_0100);
     for p in (0..pairs).step_by(8) {
@@ -212,7 +212,7 @@ pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, next: *
     }
 }
 
-/// See [`super::Unit::panels`].
+/// See [`super::unit::Unit::panels`].
 ///
 /// # Safety
 ///

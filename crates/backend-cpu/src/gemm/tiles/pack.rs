@@ -1,9 +1,13 @@
-//! Splitting numbers into three parts, on their way into tiles.
+//! Numbers on their way into tiles: rounded, or split into three parts.
+//!
+//! Pairs of rounded numbers are neighbours in the depth. Parts are paired with those 16 numbers further on,
+//! so that pairs come from whole vectors without moving anything sideways.
 
 use std::arch::x86_64::*;
 
-use super::{PARTS, STEP, Side, TILE, V};
+use super::{PART, STEP, Side, TILE, V};
 use crate::gemm::Mat;
+use crate::gemm::bf16::avx512::{bits, interleave};
 use crate::gemm::transpose::transpose;
 
 /// Numbers between one that is read and one that is asked for, in a row.
@@ -14,21 +18,21 @@ const AHEAD: usize = 2 * STEP;
 /// # Safety
 ///
 /// The instructions of AMX's level are there; `to` is writable for `x.rows` rounded up to a band,
-/// times the columns rounded up to a step, times 3/2.
+/// times the columns rounded up to a step, times half of `P`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-pub(super) unsafe fn pack(x: Mat<'_>, side: Side, to: *mut u32) {
+pub(super) unsafe fn pack<const P: usize>(x: Mat<'_>, side: Side, to: *mut u32) {
     let (panels, steps) = (x.rows.div_ceil(V).next_multiple_of(2), x.cols.div_ceil(STEP));
     let tile = |panel: usize, step: usize| {
-        let at = to.wrapping_add((panel / 2 * steps + step) * PARTS + panel % 2 * TILE);
+        let at = to.wrapping_add((panel / 2 * steps + step) * P * PART + panel % 2 * TILE);
         let (row, k) = (panel * V, step * STEP);
         let whole = row + V <= x.rows && k + STEP <= x.cols;
         // SAFETY: a step of a band of those that the caller promised.
         unsafe {
             match (whole, Side::of(x) == side) {
-                (true, true) => lines::<true>(x, row, k, |line, parts| put(at, line, parts)),
-                (false, true) => lines::<false>(x, row, k, |line, parts| put(at, line, parts)),
-                (true, false) => turned::<true>(x, row, k, at),
-                (false, false) => turned::<false>(x, row, k, at),
+                (true, true) => lines::<P, true>(x, row, k, |line, parts| put(at, line, parts)),
+                (false, true) => lines::<P, false>(x, row, k, |line, parts| put(at, line, parts)),
+                (true, false) => turned::<P, true>(x, row, k, at),
+                (false, false) => turned::<P, false>(x, row, k, at),
             }
         }
     };
@@ -44,17 +48,17 @@ pub(super) unsafe fn pack(x: Mat<'_>, side: Side, to: *mut u32) {
     }
 }
 
-/// Stores a line of the tiles of hi, mid and lo, each two tiles behind the one before.
+/// Stores a line of the tiles of each part, each two tiles behind the one before.
 ///
 /// # Safety
 ///
 /// `to` is writable for the tiles of a panel.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn put(to: *mut u32, line: usize, parts: [__m512i; 3]) {
+unsafe fn put<const P: usize>(to: *mut u32, line: usize, parts: [__m512i; P]) {
     for (i, part) in parts.into_iter().enumerate() {
         // SAFETY: the caller's promise.
-        unsafe { _mm512_storeu_si512(to.add(i * 2 * TILE + line * V).cast(), part) };
+        unsafe { _mm512_storeu_si512(to.add(i * PART + line * V).cast(), part) };
     }
 }
 
@@ -64,21 +68,24 @@ unsafe fn put(to: *mut u32, line: usize, parts: [__m512i; 3]) {
 ///
 /// As for [`lines`]; `to` is writable for the tiles of a panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-unsafe fn turned<const WHOLE: bool>(x: Mat<'_>, row: usize, k: usize, to: *mut u32) {
-    let mut tiles = [[_mm512_setzero_si512(); V]; 3];
+unsafe fn turned<const P: usize, const WHOLE: bool>(x: Mat<'_>, row: usize, k: usize, to: *mut u32) {
+    let mut tiles = [[_mm512_setzero_si512(); V]; P];
     // SAFETY: the caller's promise.
     unsafe {
-        lines::<WHOLE>(x, row, k, |line, parts| {
-            tiles.iter_mut().zip(parts).for_each(|(tile, part)| tile[line] = part);
+        lines::<P, WHOLE>(x, row, k, |line, parts| {
+            for (tile, part) in tiles.iter_mut().zip(parts) {
+                tile[line] = part;
+            }
         });
-        let [hi, mid, lo] = tiles.map(|tile| transpose(tile));
-        for (line, ((hi, mid), lo)) in hi.into_iter().zip(mid).zip(lo).enumerate() {
-            put(to, line, [hi, mid, lo]);
+        for (part, tile) in tiles.into_iter().enumerate() {
+            for (line, x) in transpose(tile).into_iter().enumerate() {
+                put(to.add(part * PART), line, [x]);
+            }
         }
     }
 }
 
-/// The pairs of 16 rows from `row` on and a step from column `k` on, in three parts, line by line: of each
+/// The pairs of 16 rows from `row` on and a step from column `k` on, in `P` parts, line by line: of each
 /// row where the depth is contiguous, else of each pair of columns. What is outside counts as zero.
 ///
 /// # Safety
@@ -86,16 +93,17 @@ unsafe fn turned<const WHOLE: bool>(x: Mat<'_>, row: usize, k: usize, to: *mut u
 /// The instructions are there; when `WHOLE`, so are all these rows and columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-unsafe fn lines<const WHOLE: bool>(
+unsafe fn lines<const P: usize, const WHOLE: bool>(
     x: Mat<'_>,
     row: usize,
     k: usize,
-    mut line_is: impl FnMut(usize, [__m512i; 3]),
+    mut line_is: impl FnMut(usize, [__m512i; P]),
 ) {
     let natural = Side::of(x);
     let start = x.data.as_ptr().wrapping_add(row * x.row_stride + k * x.col_stride);
     let (stride, other, ahead) = match natural {
         Side::Left => (x.row_stride, V, AHEAD),
+        Side::Right if P == 1 => (2 * x.col_stride, x.col_stride, STEP * x.col_stride),
         Side::Right => (x.col_stride, V * x.col_stride, STEP * x.col_stride),
     };
     for line in 0..V {
@@ -107,25 +115,42 @@ unsafe fn lines<const WHOLE: bool>(
             if WHOLE {
                 (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(other)))
             } else {
-                let (low, high) = masks(natural, line, x.rows.saturating_sub(row), x.cols - k);
+                let (low, high) = masks::<P>(natural, line, x.rows.saturating_sub(row), x.cols - k);
                 (_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(other)))
             }
         };
-        let ([hi, mid, lo], high) = (split(low), split(high));
-        let pair = |low: __m512i, high: __m512i| _mm512_or_si512(_mm512_srli_epi32::<16>(low), high);
-        line_is(line, [pair(hi, high[0]), pair(mid, high[1]), pair(lo, high[2])]);
+        line_is(line, parts(natural, low, high));
     }
 }
 
+/// The pairs of two vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+fn parts<const P: usize>(natural: Side, low: __m512, high: __m512) -> [__m512i; P] {
+    let mut parts = [_mm512_setzero_si512(); P];
+    if P == 1 {
+        parts[0] = match natural {
+            Side::Left => bits(_mm512_cvtne2ps_pbh(high, low)),
+            Side::Right => interleave(low, high),
+        };
+    } else {
+        let (low, high) = (split(low), split(high));
+        for (i, part) in parts.iter_mut().enumerate() {
+            *part = _mm512_or_si512(_mm512_srli_epi32::<16>(low[i]), high[i]);
+        }
+    }
+    parts
+}
+
 /// Which numbers of the two vectors of a line are among so many rows and columns.
-fn masks(natural: Side, line: usize, rows: usize, depth: usize) -> (u16, u16) {
+fn masks<const P: usize>(natural: Side, line: usize, rows: usize, depth: usize) -> (u16, u16) {
     let first = |count: usize| (u32::from(u16::MAX) >> (V - count.min(V))) as u16;
     match natural {
         Side::Left if line < rows => (first(depth), first(depth.saturating_sub(V))),
         Side::Left => (0, 0),
         Side::Right => {
             let of = |p: usize| if p < depth { first(rows) } else { 0 };
-            (of(line), of(V + line))
+            if P == 1 { (of(2 * line), of(2 * line + 1)) } else { (of(line), of(V + line)) }
         }
     }
 }
@@ -156,7 +181,7 @@ mod tests {
     use crate::Isa;
     use crate::isa::Level;
 
-    fn parts(x: f32) -> [f32; 3] {
+    fn parts_of(x: f32) -> [f32; 3] {
         // SAFETY: the caller looked for the instructions.
         unsafe {
             split(_mm512_set1_ps(x)).map(|part| {
@@ -179,7 +204,7 @@ mod tests {
             if !x.is_finite() || x.abs() < 2f32.powi(-109) {
                 continue;
             }
-            let [hi, mid, lo] = parts(x);
+            let [hi, mid, lo] = parts_of(x);
             assert!([hi, mid, lo].iter().all(|p| p.to_bits() & 0xFFFF == 0 && p.is_finite()), "{x:e}");
             assert_eq!(f64::from(hi) + f64::from(mid) + f64::from(lo), f64::from(x));
             let bound = |part: f32, bits: i32| f64::from(part).abs() <= f64::from(x).abs() * 2f64.powi(bits);
@@ -188,10 +213,10 @@ mod tests {
             assert!(bound(mid, one - 8) && bound(lo, one - 17), "{x:e}: {hi:e} {mid:e} {lo:e}");
         }
         for x in [f32::MAX, f32::MIN, 0.0, 1.0, -3.0] {
-            assert_eq!(parts(x).iter().map(|&p| f64::from(p)).sum::<f64>(), f64::from(x));
+            assert_eq!(parts_of(x).iter().map(|&p| f64::from(p)).sum::<f64>(), f64::from(x));
         }
         for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0x7FFF_FFFF)] {
-            assert!(parts(x)[2].is_nan(), "{x}");
+            assert!(parts_of(x)[2].is_nan(), "{x}");
         }
     }
 }
