@@ -189,6 +189,9 @@ impl<'a> StopFilter<'a> {
 
 #[cfg(test)]
 mod tests {
+    use backend::reference::ReferenceInfer;
+    use model::{ModelConfig, SplitPattern, Weights};
+
     use super::*;
 
     #[test]
@@ -202,5 +205,43 @@ mod tests {
         let mut filter = StopFilter::new(&stop);
         assert_eq!(filter.push("a EN"), ("a ".into(), false));
         assert_eq!(filter.finish(), "EN");
+    }
+
+    #[test]
+    fn asks_after_every_token_and_reads_only_what_is_new() {
+        let shape =
+            ModelConfig { dim: 16, hidden: 24, layers: 1, heads: 2, kv_heads: 1, ..Default::default() };
+        let config = ModelConfig { head_dim: 8, vocab: 300, max_seq: 64, ..shape };
+        let mut infer = ReferenceInfer::new(&config, Weights::init(&config, 3));
+        let text = "The cat sat on the mat, and the dog sat on the cat. ".repeat(20);
+        let tokenizer = Tokenizer::train([&text], 300, SplitPattern::Gpt2).unwrap();
+        // Hot enough that most tokens are bytes out of the middle of characters.
+        let sampling =
+            Sampling { temperature: 50.0, ignore_eos: true, max_tokens: 20, ..Sampling::default() };
+        let prompt = tokenizer.encode("The cat sat").unwrap();
+        let mut session = Session::default();
+        let mut pieces = Vec::new();
+        let mut listen = |piece: &str| {
+            pieces.push(piece.to_owned());
+            true
+        };
+        let whole = session.generate(&mut infer, &tokenizer, &prompt, &sampling, &mut listen).unwrap();
+        assert!(whole.tokens.len() == 20 && whole.reused == 0 && pieces.len() >= 20, "{pieces:?}");
+        let silent = pieces.iter().position(String::is_empty).expect("some token has no text of its own");
+        // Who leaves at a token without text is heard.
+        let mut asked = 0;
+        let mut leave = |_: &str| {
+            asked += 1;
+            asked <= silent
+        };
+        let cut = session.generate(&mut infer, &tokenizer, &prompt, &sampling, &mut leave).unwrap();
+        assert_eq!((cut.finish, cut.tokens.len(), asked), (Finish::Cancelled, silent + 1, silent + 1));
+        assert_eq!((cut.reused, &cut.tokens[..]), (prompt.len() - 1, &whole.tokens[..=silent]));
+        // The text goes on from what was kept of it: all that was read.
+        let longer = [&prompt[..], &whole.tokens[..5]].concat();
+        let again = session.generate(&mut infer, &tokenizer, &longer, &sampling, &mut |_| true).unwrap();
+        assert_eq!(again.reused, prompt.len() + silent.min(4));
+        let fresh = generate(&mut infer, &tokenizer, &longer, &sampling, &mut |_| true).unwrap();
+        assert_eq!(fresh.tokens, again.tokens);
     }
 }
