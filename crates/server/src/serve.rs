@@ -1,6 +1,6 @@
 //! Puts the parts together: a thread that talks, and the caller's, which writes.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -58,16 +58,11 @@ pub enum Report<'a> {
 
 /// Why a server does not begin.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServeError {
     /// The system refuses.
-    #[error("cannot serve on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error("the system gives no address, no event loop or no thread to serve with")]
+    System(#[from] std::io::Error),
 }
 
 /// Answers requests with texts of `infer` until `stop` is set.
@@ -82,25 +77,22 @@ pub fn serve(
     stop: &AtomicBool,
     report: impl Fn(&Report<'_>) + Send + Sync + 'static,
 ) -> Result<(), ServeError> {
-    let unknown = || SocketAddr::from((IpAddr::from([0, 0, 0, 0]), 0));
-    let address = listener.local_addr().unwrap_or_else(|_| unknown());
-    let failed = |source| ServeError::Listen { address, source };
-    let guard = Guard::new(&settings, address);
+    let guard = Guard::new(&settings, listener.local_addr()?);
     let (model, queue) = (Arc::new(model), Arc::new(Queue::new(settings.queue)));
     let report: Arc<dyn Fn(&Report<'_>) + Send + Sync> = Arc::new(report);
     // One thread for the network; prompts are read by two more, since a long one takes a while.
     let runtime = Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(2).build();
-    let runtime = runtime.map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
+    let runtime = runtime?;
+    listener.set_nonblocking(true)?;
     let listener = {
         let _inside = runtime.enter();
-        tokio::net::TcpListener::from_std(listener).map_err(failed)?
+        tokio::net::TcpListener::from_std(listener)?
     };
     let router = routes::router(model.clone(), queue.clone(), guard, report.clone());
     let (end, ended) = oneshot::channel();
     std::thread::scope(|scope| {
         let talk = move || runtime.block_on(http::listen(listener, router, ended));
-        std::thread::Builder::new().name("http".into()).spawn_scoped(scope, talk).map_err(failed)?;
+        std::thread::Builder::new().name("http".into()).spawn_scoped(scope, talk)?;
         worker::work(&queue, &model, infer, stop, &*report);
         // The other side holds its end until it is told; so it does if this thread panics.
         drop(end);

@@ -52,8 +52,11 @@ pub struct Args {
 
 /// Serves until a signal.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.api_key.as_ref().is_some_and(|key| key.trim().is_empty()) {
-        let text = "the API key is empty; give --api-key or RUSTANE_API_KEY a value, or leave both out";
+    // A file's last line end is no part of a key.
+    let api_key = args.api_key.map(|key| key.trim().to_owned());
+    if api_key.as_ref().is_some_and(|key| key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic())) {
+        let text = "the API key is empty, or has blanks or letters beyond ASCII; give --api-key or RUSTANE_API_KEY \
+                    another one, or leave both out";
         return Err(Failure::Usage(text.into()).into());
     }
     let dir = resolve(args.model.as_deref())?;
@@ -82,15 +85,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let memory = resident().map_or(String::new(), |n| format!("; {} of memory so far", bytes(n)));
     say(&format!("{}, on {label}; {} positions{memory}", dir.display(), model.max_seq));
-    let open = args.api_key.is_none();
+    let open = api_key.is_none();
     if open && !address.ip().is_loopback() {
         say(&format!("warning: whoever reaches {address} may use it; set RUSTANE_API_KEY to ask for a key"));
     }
     say(&hint(&model, &address.to_string(), open));
+    let stop = Stop::listen().context("cannot listen to signals")?;
     // A program that starts a server reads this line, and may leave.
     let _ = writeln!(std::io::stdout(), "http://{address}");
-    let settings = Settings { queue: args.queue, api_key: args.api_key, cors: args.cors };
-    let stop = Stop::listen().context("cannot listen to signals")?;
+    let settings = Settings { queue: args.queue, api_key, cors: args.cors };
     let quiet = args.quiet;
     let report = move |report: &Report<'_>| {
         if !quiet {

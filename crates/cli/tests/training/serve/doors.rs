@@ -17,7 +17,7 @@ fn code(answer: &Answer) -> (u16, String) {
 fn a_key_is_asked_for_everywhere_but_at_health() {
     let lab = Lab::new();
     lab.trained("run", &["--steps", "4"]);
-    let server = Server::start(&lab, &[&CPU[..], &["--api-key", "sesame", "--name", "mine"]].concat());
+    let server = Server::start(&lab, &[&CPU[..], &["--api-key", "sesame\n", "--name", "mine"]].concat());
     let body = json!({ "model": "mine", "prompt": "The", "max_tokens": 2 }).to_string();
     let ask = |lines: &[&str]| server.send(&format!("POST {TEXT} HTTP/1.1"), lines, body.as_bytes());
     assert_eq!(ask(&["Authorization: Bearer sesame"]).fine()["model"], "mine");
@@ -86,7 +86,10 @@ fn what_a_server_cannot_begin_with_is_said() {
         assert!(ran.err.contains(wanted), "{args:?}: {}", ran.err);
     };
     refused(&["nothing"], "error: there is no nothing and no runs/nothing\n", 2);
-    refused(&["--api-key", " "], "error: the API key is empty; give --api-key or RUSTANE_API_KEY a value", 2);
+    let wanted = "error: the API key is empty, or has blanks or letters beyond ASCII; give --api-key or ";
+    for key in [" ", "open sesame", "s\u{e9}same"] {
+        refused(&["--api-key", key], wanted, 2);
+    }
     lab.trained("run", &["--steps", "4"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
