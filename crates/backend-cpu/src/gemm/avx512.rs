@@ -46,6 +46,11 @@ pub(super) struct Packs {
 /// Numbers that a task packs for itself.
 pub(super) const SCRATCH: usize = TASK_COLS * KC;
 
+/// Most tasks of a product, for their sums of squares.
+pub(super) fn squares(m: usize, n: usize) -> usize {
+    m.div_ceil(2 * MR).max(n.div_ceil(NR))
+}
+
 impl Packs {
     pub(super) fn new(isa: Isa) -> Result<Self, CpuError> {
         let len = if isa.avx512() { SHARED * KC } else { 0 };
@@ -67,11 +72,12 @@ impl Packs {
         into: Into,
         c: Target,
     ) {
-        assert!(self.isa.avx512());
+        let isa = self.isa;
+        assert!(isa.avx512());
         let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0, squares: super::Squares::NONE };
         let (m, n) = (a.rows, b.cols);
         for (p0, depth) in blocks(a.cols, KC, 1) {
-            let into = if p0 == 0 { into } else { Into::Add };
+            let (into, last) = (if p0 == 0 { into } else { Into::Add }, p0 + depth == a.cols);
             if n >= m {
                 let b = b.part(p0, depth, 0, n);
                 let width = TASK_COLS.min((n / TASKS).next_multiple_of(NR).max(NR));
@@ -98,8 +104,10 @@ impl Packs {
                             }
                             for i in (0..rows).step_by(PASS_ROWS) {
                                 let count = PASS_ROWS.min(rows - i);
-                                let (a, c) = (shared.at(0, i * depth).data, c.at(i0 + i, col));
+                                let a = shared.at(0, i * depth).data;
+                                let c = c.at(i0 + i, col).of_task(task, last);
                                 panels(count, cols, depth, a, own, c, alpha, into);
+                                c.add_squares(isa, count, cols);
                             }
                         }
                     });
@@ -123,7 +131,9 @@ impl Packs {
                         // SAFETY: as for the columns above; TASK_ROWS is below TASK_COLS.
                         unsafe {
                             pack_rows(a.part(row, rows, 0, depth), own);
-                            panels(rows, cols, depth, own, shared.at(0, 0).data, c.at(row, j0), alpha, into);
+                            let c = c.at(row, j0).of_task(task, last);
+                            panels(rows, cols, depth, own, shared.at(0, 0).data, c, alpha, into);
+                            c.add_squares(isa, rows, cols);
                         }
                     });
                 }

@@ -32,6 +32,7 @@ pub(crate) use tiles::PRODUCTS_OF_PARTS;
 
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
+use crate::kernels::vector;
 use crate::{CpuError, Isa, Pool, Precision};
 
 /// A matrix to read.
@@ -168,6 +169,23 @@ impl Target {
         Self { data: unsafe { self.data.add(row * self.row_stride + col) }, ..self }
     }
 
+    /// Adds up the squares of these rows and columns, if somebody asks: for kernels that do not on their way,
+    /// while what they wrote is in the cache.
+    ///
+    /// # Safety
+    ///
+    /// `c` was written there, and nobody else does now.
+    unsafe fn add_squares(self, isa: Isa, rows: usize, cols: usize) {
+        if !self.squares.wanted() {
+            return;
+        }
+        // SAFETY: rows of the matrix, as the caller promised.
+        let row = |i| unsafe { std::slice::from_raw_parts(self.data.add(i * self.row_stride), cols) };
+        let sum = (0..rows).map(|i| vector::sum_of_squares(isa, row(i))).sum();
+        // SAFETY: the place of this task.
+        unsafe { self.squares.add(sum) };
+    }
+
     /// The same for one task; squares are those of the last numbers that it writes.
     fn of_task(self, task: usize, last: bool) -> Self {
         Self { squares: if last { self.squares.of_task(task) } else { Squares::NONE }, ..self }
@@ -285,12 +303,14 @@ impl Gemm {
         mut c: MatMut<'_>,
     ) -> Option<f64> {
         let (m, n) = (c.rows, c.cols);
+        let bf16 = self.precision == Precision::Bf16;
         let places = match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if self.precision == Precision::Bf16 => tiles::squares(m, n),
+            Level::Amx if bf16 || m.min(n) >= tiles::LEAST => tiles::squares(m, n),
+            _ if bf16 => bf16::squares(m, n),
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if m.min(n) >= tiles::LEAST && !accelerate::HERE => tiles::squares(m, n),
-            _ => 0,
+            Level::Avx512 | Level::Amx => avx512::squares(m, n),
+            _ => portable::squares(m, n),
         };
         self.squares.clear();
         self.squares.resize(places, 0.0);
@@ -368,7 +388,7 @@ impl Gemm {
             }
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx => self.packs.matmul(run, alpha, a, b, into, c),
-            _ => portable::matmul(run, alpha, a, b, into, c),
+            _ => portable::matmul(self.isa, run, alpha, a, b, into, c),
         }
     }
 }

@@ -4,11 +4,18 @@ use gemm_common::Parallelism;
 use gemm_f32::gemm::f32::get_gemm_fn;
 
 use super::{Into, Mat, Target, Task};
+use crate::Isa;
 
 /// Rows and columns of a tile. Large enough that packing costs little, small enough to share out.
 const TILE: usize = 192;
 
+/// Places for the sums of squares of a product: one for each tile.
+pub(super) fn squares(m: usize, n: usize) -> usize {
+    m.div_ceil(TILE) * n.div_ceil(TILE)
+}
+
 pub(super) fn matmul(
+    isa: Isa,
     run: impl Fn(usize, &Task<'_>),
     alpha: f32,
     a: Mat<'_>,
@@ -23,7 +30,11 @@ pub(super) fn matmul(
         let (rows, cols) = (TILE.min(m - i), TILE.min(n - j));
         let (a, b) = (a.part(i, rows, 0, a.cols), b.part(0, b.rows, j, cols));
         // SAFETY: this task alone writes this tile, which lies inside the matrix.
-        unsafe { tile(alpha, a, b, into, c.at(i, j)) };
+        unsafe {
+            let c = c.at(i, j).of_task(task, true);
+            tile(alpha, a, b, into, c);
+            c.add_squares(isa, rows, cols);
+        }
     });
 }
 

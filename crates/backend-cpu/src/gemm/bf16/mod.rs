@@ -19,7 +19,7 @@ mod tests;
 mod unit;
 mod weights;
 
-pub(super) use panels::{Packs, SCRATCH};
+pub(super) use panels::{Packs, SCRATCH, squares};
 use unit::Unit;
 pub(crate) use weights::panel_rows;
 pub use weights::{Packed, Right, pack, packed_len};

@@ -25,8 +25,14 @@ pub(super) fn turned_width(pairs: usize) -> usize {
     (2 * pairs).next_multiple_of(V)
 }
 
+/// Most tasks of a product, for their sums of squares.
+pub(in crate::gemm) fn squares(m: usize, n: usize) -> usize {
+    m.div_ceil(2 * MR).max(n.div_ceil(NR))
+}
+
 /// Memory for the operand that all threads read.
 pub(in crate::gemm) struct Packs {
+    isa: Isa,
     unit: Unit,
     shared: Buffer<u32>,
 }
@@ -37,7 +43,7 @@ pub(in crate::gemm) const SCRATCH: usize =
 
 impl Packs {
     pub(in crate::gemm) fn new(isa: Isa) -> Result<Self, CpuError> {
-        Ok(Self { unit: Unit::new(isa), shared: Buffer::zeros("packed operands", SHARED)? })
+        Ok(Self { isa, unit: Unit::new(isa), shared: Buffer::zeros("packed operands", SHARED)? })
     }
 
     /// Bytes of the shared operand that a product writes. Those of packed weights share the left one.
@@ -74,7 +80,7 @@ impl Packs {
         into: Into,
         c: Target,
     ) {
-        let (unit, shared) = (self.unit, Shared(self.shared.as_mut_ptr()));
+        let (isa, unit, shared) = (self.isa, self.unit, Shared(self.shared.as_mut_ptr()));
         let (m, k, n) = (a.rows, a.cols, b.shape().1);
         for (i0, rows) in blocks(m, SHARED_ROWS, MR) {
             let most = 2 * SHARED / rows.next_multiple_of(MR);
@@ -94,7 +100,7 @@ impl Packs {
                     let first = task * width;
                     let count = width.min(n - first);
                     for (q0, depth) in blocks(depth, KC, 2 * V) {
-                        let into = if q0 == 0 { into } else { Into::Add };
+                        let (into, last) = (if q0 == 0 { into } else { Into::Add }, p0 + q0 + depth == k);
                         let deep = depth.div_ceil(2);
                         let a = (shared.at(q0 / 2 * MR).cast_const(), pairs);
                         if let Right::Plain(b) = b {
@@ -116,8 +122,9 @@ impl Packs {
                                         (own.cast_const(), depth.next_multiple_of(V) / 2)
                                     }
                                 };
-                                let c = c.at(i0, first + col);
+                                let c = c.at(i0, first + col).of_task(task, last);
                                 unit.panels(rows, cols, deep, a, b, c, alpha, into);
+                                c.add_squares(isa, rows, cols);
                             }
                         }
                     }
@@ -136,7 +143,7 @@ impl Packs {
         into: Into,
         c: Target,
     ) {
-        let (unit, shared) = (self.unit, Shared(self.shared.as_mut_ptr()));
+        let (isa, unit, shared) = (self.isa, self.unit, Shared(self.shared.as_mut_ptr()));
         let (m, k, n) = (a.rows, a.cols, b.cols);
         for (j0, cols) in blocks(n, SHARED_ROWS, NR) {
             let most = 2 * SHARED / cols.next_multiple_of(V);
@@ -157,7 +164,7 @@ impl Packs {
                     let row = task * height;
                     let rows = height.min(m - row);
                     for (q0, depth) in blocks(depth, KC, 2 * V) {
-                        let into = if q0 == 0 { into } else { Into::Add };
+                        let (into, last) = (if q0 == 0 { into } else { Into::Add }, p0 + q0 + depth == k);
                         let deep = depth.div_ceil(2);
                         // SAFETY: the rows fit the scratch; `b` was packed above; this task alone
                         // writes these rows of `c`. Only the last panel of `b` may be narrower.
@@ -168,8 +175,9 @@ impl Packs {
                                 let skip = q0 / 2 * count.next_multiple_of(V).min(NR);
                                 let b = (shared.at(col * pairs + skip).cast_const(), pairs);
                                 if count > 0 {
-                                    let c = c.at(row, j0 + col);
+                                    let c = c.at(row, j0 + col).of_task(task, last);
                                     unit.panels(rows, count, deep, a, b, c, alpha, into);
+                                    c.add_squares(isa, rows, count);
                                 }
                             }
                         }
