@@ -65,19 +65,21 @@ struct Limits {
     depth: usize,
     /// Most bytes of the operand that all threads read at once.
     shared: usize,
-    /// Most bytes, and most bands, of the part of a task.
+    /// Most bytes of it that stay in the cache beside the part of a task and that of the next.
+    stays: usize,
+    /// Most bytes of the part of a task then, and most bands in any case.
     own: usize,
     bands: usize,
 }
 
 impl Limits {
-    /// In bf16 the shared operand, the part of this task and that of the next stay in the cache together. Three
-    /// parts are split anew for each block of the shared operand, so that it is as large as may be.
+    /// Three parts are split anew for each block of the shared operand, so that it is as large as may be, and
+    /// passes by wide parts of tasks where it does not stay.
     const fn of(parts: usize) -> Self {
         if parts == 1 {
-            Self { depth: 2048, shared: 1 << 20, own: 384 << 10, bands: 8 }
+            Self { depth: 1536, shared: 1 << 20, stays: 1 << 20, own: 256 << 10, bands: 8 }
         } else {
-            Self { depth: 1024, shared: 12 << 20, own: 3 << 20, bands: 6 }
+            Self { depth: 768, shared: 12 << 20, stays: 5 << 18, own: 320 << 10, bands: 6 }
         }
     }
 
@@ -87,15 +89,15 @@ impl Limits {
         if extent > PACK { extent } else { PACK }
     }
 
-    /// Bands of a task at a depth.
-    const fn own_bands(&self, parts: usize, depth: usize) -> usize {
+    /// Bands of a task at a depth, beside so many rows or columns of the shared operand.
+    const fn own_bands(&self, parts: usize, depth: usize, shared: usize) -> usize {
         let bands = self.own / (2 * parts * depth * BAND);
-        if bands == 0 {
-            1
-        } else if bands < self.bands {
-            bands
-        } else {
+        if bands >= self.bands || 2 * parts * depth * shared > self.stays {
             self.bands
+        } else if bands == 0 {
+            1
+        } else {
+            bands
         }
     }
 
@@ -195,9 +197,10 @@ impl Packs {
         let (own, shared) = if own_is_a { (a, b) } else { (b, a) };
         let side = if own_is_a != turned { Side::Left } else { Side::Right };
         let most = own.depth().next_multiple_of(STEP).min(limits.depth);
-        let bands = own.extent().div_ceil(BAND);
-        let width = BAND * width(bands, limits.own_bands(P, most), self.threads);
-        for (s0, extent) in blocks(shared.extent(), limits.shared_extent(P, most), PACK) {
+        let at_once = limits.shared_extent(P, most);
+        let bands = limits.own_bands(P, most, shared.extent().min(at_once));
+        let width = BAND * width(own.extent().div_ceil(BAND), bands, self.threads);
+        for (s0, extent) in blocks(shared.extent(), at_once, PACK) {
             for (p0, depth) in blocks(own.depth(), limits.depth, STEP) {
                 let into = if p0 == 0 { into } else { Into::Add };
                 let shared = shared.part(s0, extent, p0, depth);
