@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backend-ane", &["backend", "model", "backend-cpu", "ane-bridge", "mil", "fake-ane"]),
     ("engine", &["backend", "model"]),
     ("bench", &["engine", "backend", "model", "ane-bridge", "mil"]),
-    ("server", &["engine", "backend", "model"]),
+    ("server", &["engine", "model"]),
 ];
 /// The crate that may use all others, and print, read the environment and exit.
 const TOP: &str = "rustane";
