@@ -71,7 +71,7 @@ fn every_layout_and_shape_gives_the_product_of_rounded_operands() {
                 Right::Packed(Packed::new(isa, &w, k, n)),
                 Right::PackedT(Packed::new(isa, &wt, n, k)),
             ];
-            for (which, right) in rights.into_iter().enumerate() {
+            for right in rights {
                 for a in [Mat::new(&a, m, k), Mat::new(&at, k, m).t()] {
                     for into in [Into::Set, Into::Add] {
                         let mut c = old.clone();
@@ -82,7 +82,6 @@ fn every_layout_and_shape_gives_the_product_of_rounded_operands() {
                             *w = product[ij] + if into == Into::Add { *w } else { 0.0 };
                         }
                         let tolerance = 1e-6 * (k as f64).sqrt().max(2.0) * 4.0;
-                        println!("{isa:?} {shape:?} operand {which} {into:?}");
                         assert_close(&c, &wanted, tolerance);
                         let Right::Plain(b) = right else { continue };
                         let mut d = old.clone();
