@@ -1,6 +1,6 @@
 //! A server under test, and HTTP by hand: what goes over the wire is what is tested.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
@@ -102,8 +102,10 @@ impl Server {
         for line in lines {
             head += &format!("{line}\r\n");
         }
-        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
+        let sent = stream.write_all(&[format!("{head}\r\n").as_bytes(), body].concat());
+        // A server that refuses the head answers and closes, whether the rest has come or not.
+        let refused = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+        assert!(sent.as_ref().map_or_else(|e| refused.contains(&e.kind()), |()| true), "{sent:?}");
         Connection(BufReader::new(stream))
     }
 
@@ -141,7 +143,9 @@ impl Connection {
     /// The whole answer.
     pub fn read(mut self) -> Answer {
         let mut bytes = Vec::new();
-        self.0.read_to_end(&mut bytes).unwrap();
+        let read = self.0.read_to_end(&mut bytes);
+        // Whoever closes with something unread resets the connection, behind the answer.
+        assert!(read.as_ref().map_or_else(|e| e.kind() == ErrorKind::ConnectionReset, |_| true), "{read:?}");
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
         let (first, head) = head.split_once("\r\n").unwrap_or((head, ""));
