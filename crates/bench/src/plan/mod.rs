@@ -11,4 +11,4 @@ mod time;
 pub use cases::{Case, cases};
 pub use course::{Course, Phase};
 pub use search::largest;
-pub use time::{Machine, StepTime, step_time};
+pub use time::{Kernel, Machine, StepTime, step_time};

@@ -1,12 +1,12 @@
 //! How long a training step takes on a CPU, from two measurements of it.
 //!
 //! ```text
-//! step = FLOPs of products / (share · peak) + bytes of the update / (share · bandwidth)
+//! step = FLOPs of products / (share · peak) + bytes that the update reads / (share · bandwidth)
 //! ```
 //!
-//! The shares are those of the 110M step in f32 on a quiet 2-core Xeon, 256 tokens, AdamW: 650 ms for
-//! 171.8 GFLOP at a peak of 380 GFLOP/s, and 82 ms for 3.07 GB at 47 GB/s
-//! (results/xeon-2core/2026-11-20-step-110m.json). Nothing else is fitted: other models, precisions and
+//! The shares are those of 110M steps on quiet 2-core Xeons, 256 tokens, AdamW. Vectors: 650 ms for 171.8 GFLOP at
+//! a peak of 380 GFLOP/s (results/xeon-2core/2026-11-20-step-110m.json). Tiles of AMX, which wait for memory:
+//! results/xeon-2core-amx/2026-11-22-step.json, as is the update. Nothing else is fitted: other models and
 //! machines differ, and a busy machine is slower.
 
 use model::ModelConfig;
@@ -20,10 +20,30 @@ pub struct Machine {
     pub gb_per_s: f64,
 }
 
-/// Share of the peak that forward and backward reach.
-const PRODUCTS: f64 = 0.70;
-/// Share of the bandwidth that the update reaches.
-const UPDATE: f64 = 0.80;
+/// What multiplies matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Vectors.
+    Vectors,
+    /// Tiles of AMX, of bf16.
+    Tiles,
+    /// Tiles of AMX, each f32 as three bf16 parts.
+    TilesInParts,
+}
+
+impl Kernel {
+    /// Share of the peak that forward and backward reach.
+    fn share(self) -> f64 {
+        match self {
+            Kernel::Vectors => 0.70,
+            Kernel::Tiles => 0.155,
+            Kernel::TilesInParts => 0.33,
+        }
+    }
+}
+
+/// Share of the bandwidth that the update reads with; it writes meanwhile.
+const UPDATE: f64 = 0.76;
 
 /// A predicted step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,15 +75,16 @@ pub fn step_time(
     (seq, batch): (usize, usize),
     recompute: bool,
     moments: f64,
+    kernel: Kernel,
     machine: &Machine,
 ) -> StepTime {
     let tokens = seq * batch;
     let passes = if recompute { 4.0 / 3.0 } else { 1.0 };
     let flops = passes * model.train_flops_per_token(seq) * tokens as f64;
-    // The gradient and the weight are read, the weight and both moments are read and written.
-    let bytes = (12.0 + 2.0 * moments) * model.param_count() as f64;
+    // The gradient, the weight and both moments.
+    let bytes = (8.0 + moments) * model.param_count() as f64;
     StepTime {
-        products_ms: flops / (PRODUCTS * machine.gflop_per_s * 1e6),
+        products_ms: flops / (kernel.share() * machine.gflop_per_s * 1e6),
         update_ms: bytes / (UPDATE * machine.gb_per_s * 1e6),
         tokens,
     }
@@ -73,9 +94,9 @@ pub fn step_time(
 mod tests {
     use super::*;
 
-    /// The row that the shares come from.
+    /// The rows that the shares come from: peak, milliseconds of forward and backward, and of the update.
     #[test]
-    fn the_measured_step_comes_back() {
+    fn the_measured_steps_come_back() {
         let model = ModelConfig {
             dim: 768,
             hidden: 2048,
@@ -87,11 +108,18 @@ mod tests {
             max_seq: 1024,
             ..ModelConfig::default()
         };
-        let machine = Machine { gflop_per_s: 380.3, gb_per_s: 47.0 };
-        let step = step_time(&model, (256, 1), false, 8.0, &machine);
-        assert!((step.ms() / 731.7 - 1.0).abs() < 0.02, "{step:?}");
-        assert!((step.tok_per_s() / 349.9 - 1.0).abs() < 0.02);
-        let more = step_time(&model, (256, 2), true, 2.0, &machine);
-        assert!(more.products_ms > 2.5 * step.products_ms && more.update_ms < step.update_ms);
+        for (kernel, gflop_per_s, products, update) in [
+            (Kernel::Vectors, 380.3, 650.0, None),
+            (Kernel::Tiles, 6143.0, 181.0, Some(82.0)),
+            (Kernel::TilesInParts, 1022.0, 515.0, Some(71.5)),
+        ] {
+            let machine = Machine { gflop_per_s, gb_per_s: 29.8 };
+            let step = step_time(&model, (256, 1), false, 8.0, kernel, &machine);
+            let off = |update: f64| (step.update_ms / update - 1.0).abs();
+            assert!((step.products_ms / products - 1.0).abs() < 0.02, "{kernel:?}: {step:?}");
+            assert!(update.is_none_or(|update| off(update) < 0.1), "{kernel:?}: {step:?}");
+            let more = step_time(&model, (256, 2), true, 2.0, kernel, &machine);
+            assert!(more.products_ms > 2.5 * step.products_ms && more.update_ms < step.update_ms);
+        }
     }
 }

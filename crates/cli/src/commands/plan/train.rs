@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use ane_bridge::{Chip, predict};
-use backend_cpu::{CpuInfer, Plan, probe};
-use bench::plan::{Course, Machine, largest, step_time};
+use backend_cpu::{CpuInfer, Isa, Plan, probe};
+use bench::plan::{Course, Kernel, Machine, largest, step_time};
 use engine::RunConfig;
 use engine::config::{OptimizerState, Precision, WeightFormat};
 use serde::Serialize;
@@ -233,6 +233,11 @@ pub fn thrifty(config: &mut RunConfig) {
 
 fn on_cpu(device: &DeviceArgs, config: &RunConfig) -> anyhow::Result<Time> {
     let threads = device.threads();
+    let kernel = match (Isa::detect().name(), config.train.precision) {
+        ("amx", Precision::Bf16) => Kernel::Tiles,
+        ("amx", _) => Kernel::TilesInParts,
+        _ => Kernel::Vectors,
+    };
     let machine = Machine {
         gflop_per_s: peak(config.train.precision, threads)?,
         gb_per_s: probe::memory_bandwidth(threads).map_err(backend::Error::from)?,
@@ -243,7 +248,7 @@ fn on_cpu(device: &DeviceArgs, config: &RunConfig) -> anyhow::Result<Time> {
         OptimizerState::Q8 => 2.0,
     };
     let shape = (config.train.seq, config.train.batch);
-    let step = step_time(&config.model, shape, config.train.recompute, moments, &machine);
+    let step = step_time(&config.model, shape, config.train.recompute, moments, kernel, &machine);
     Ok(Time {
         ms_per_step: step.ms(),
         tok_per_s: step.tok_per_s(),
