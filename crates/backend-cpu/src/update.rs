@@ -226,12 +226,16 @@ fn move_by_adamw(
     let chunk = panels.as_ref().map_or(CHUNK, Panels::weights);
     let count = place.len().div_ceil(chunk);
     let (packer, panels) = panels.map(Panels::split).unzip();
-    let pack = |panel: Option<&mut [u32]>, w: &[f32], scratch: &mut [f32]| {
-        if let (Some(packer), Some(panel)) = (packer, panel) {
-            packer.pack(w, scratch, panel);
-        }
-    };
     let for_weights = |part: usize| chance.of_weights().at(place.start + part * chunk);
+    type Part<'a> = (WeightsMut<'a>, Option<&'a mut [u32]>, &'a mut [f32]);
+    let change_and_pack = |part: usize, (w, panel, scratch): Part<'_>, change: &mut dyn FnMut(&mut [f32])| {
+        let (wide, scratch) = scratch.split_at_mut(chunk);
+        w.change(isa, for_weights(part), wide, change, |w| {
+            if let (Some(packer), Some(panel)) = (packer, panel) {
+                packer.pack(w, scratch, panel);
+            }
+        });
+    };
     let chance = |part: usize| chance.at(place.start + part * chunk);
     let parts = (Rows::new(gradients, chunk), weights.parts(chunk), Maybe::new(panels, count));
     match moments {
@@ -239,18 +243,16 @@ fn move_by_adamw(
             let (m, v) = (&mut m[place.clone()], &mut v[place.clone()]);
             let moments = (RowsMut::new(m, chunk), RowsMut::new(v, chunk));
             exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, v)), scratch| {
-                let change = |w: &mut [f32]| adamw::update(isa, &f, g, w, m, v);
-                let (wide, scratch) = scratch.split_at_mut(chunk);
-                w.change(isa, for_weights(part), wide, change, |w| pack(panel, w, scratch));
+                let mut change = |w: &mut [f32]| adamw::update(isa, &f, g, w, m, v);
+                change_and_pack(part, (w, panel, scratch), &mut change);
             });
         }
         Moments::Bf16([m, v]) => {
             let (m, v) = (&mut m[place.clone()], &mut v[place.clone()]);
             let moments = (RowsMut::new(m, chunk), RowsMut::new(v, chunk));
             exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, v)), scratch| {
-                let change = |w: &mut [f32]| adamw::update_bf16(isa, &f, chance(part), g, w, m, v);
-                let (wide, scratch) = scratch.split_at_mut(chunk);
-                w.change(isa, for_weights(part), wide, change, |w| pack(panel, w, scratch));
+                let mut change = |w: &mut [f32]| adamw::update_bf16(isa, &f, chance(part), g, w, m, v);
+                change_and_pack(part, (w, panel, scratch), &mut change);
             });
         }
         Moments::Q8 { m, exponents, v } => {
@@ -259,9 +261,8 @@ fn move_by_adamw(
             let moments =
                 (RowsMut::new(m, chunk), RowsMut::new(exponents, chunk / BLOCK), RowsMut::new(v, chunk));
             exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, e, v)), scratch| {
-                let change = |w: &mut [f32]| adamw::update_q8(isa, &f, chance(part), g, w, m, e, v);
-                let (wide, scratch) = scratch.split_at_mut(chunk);
-                w.change(isa, for_weights(part), wide, change, |w| pack(panel, w, scratch));
+                let mut change = |w: &mut [f32]| adamw::update_q8(isa, &f, chance(part), g, w, m, e, v);
+                change_and_pack(part, (w, panel, scratch), &mut change);
             });
         }
     }
