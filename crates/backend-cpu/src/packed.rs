@@ -64,6 +64,11 @@ pub struct Panels<'a> {
     panels: RowsMut<'a, u32>,
 }
 
+/// The panels of a packed matrix of so many columns.
+pub fn panels_of(isa: Isa, packed: &mut [u32], cols: usize) -> RowsMut<'_, u32> {
+    RowsMut::new(packed, packed_len(isa, panel_rows(isa), cols))
+}
+
 /// What packs the weights of a panel.
 #[derive(Clone, Copy)]
 pub struct Packer {
@@ -157,8 +162,7 @@ impl PackedWeights {
         let m = self.matrices.iter_mut().find(|m| m.from == from)?;
         m.fresh = true;
         let (start, len, cols) = (m.to, packed_len(self.isa, m.rows, m.cols), m.cols);
-        let panels =
-            RowsMut::new(&mut self.data[start..][..len], packed_len(self.isa, panel_rows(self.isa), cols));
+        let panels = panels_of(self.isa, &mut self.data[start..][..len], cols);
         Some(Panels { packer: Packer { isa: self.isa, cols, passing }, panels })
     }
 
@@ -181,8 +185,7 @@ impl PackedWeights {
             }
             let to = &mut self.data[m.to..][..packed_len(self.isa, m.rows, m.cols)];
             let most = panel_rows(self.isa);
-            let panels = RowsMut::new(to, packed_len(self.isa, most, m.cols));
-            pool.each_with_scratch(panels, |panel, to, scratch| {
+            pool.each_with_scratch(panels_of(self.isa, to, m.cols), |panel, to, scratch| {
                 let (row, rows) = (panel * most, most.min(m.rows - panel * most));
                 let start = m.from + row * m.cols;
                 let part = weights.piece(self.isa, start..start + rows * m.cols, scratch);

@@ -6,7 +6,8 @@ use super::{Run, Work, bytes, numbers_of_large};
 use crate::gemm::bf16::{pack, packed_len, panel_rows};
 use crate::head::head_tokens;
 use crate::memory::CpuResult;
-use crate::{Buffer, Exec, Into, Mat, MatMut, Packed, Precision, Right, RowsMut};
+use crate::packed::panels_of;
+use crate::{Buffer, Exec, Into, Mat, MatMut, Packed, Precision, Right};
 
 /// Weights `[outputs, inputs]` of a name, and most tokens that meet them at once.
 fn matrices(c: &ModelConfig, tokens: usize) -> [(&'static str, usize, usize, usize); 5] {
@@ -83,7 +84,7 @@ pub(super) fn run(run: &mut Run<'_>, exec: &mut Exec) -> CpuResult<()> {
 fn packed(exec: &Exec, w: &[f32], rows: usize, cols: usize) -> CpuResult<Buffer<u32>> {
     let mut to = Buffer::zeros("packed weights", packed_len(exec.isa, rows, cols))?;
     let most = panel_rows(exec.isa);
-    exec.pool.each(RowsMut::new(&mut to, packed_len(exec.isa, most, cols)), |panel, to| {
+    exec.pool.each(panels_of(exec.isa, &mut to, cols), |panel, to| {
         let row = panel * most;
         pack(exec.isa, Mat::new(&w[row * cols..], most.min(rows - row), cols), to);
     });
