@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use ::model::TokenId;
 use ::model::hf::Message;
 use engine::infer::Sampling;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::fields::{Fields, asks_for_nothing, unwanted};
@@ -170,14 +170,8 @@ fn delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
     };
     // Padding against eavesdroppers; the text is the same.
     options.remove("include_obfuscation");
-    match options.into_iter().find(|(_, value)| !asks_for_nothing(value)) {
-        Some((name, _)) => {
-            let name = format!("stream_options.{}", name.chars().take(80).collect::<String>());
-            let message = format!("`{name}` is not honoured by this server; leave it out");
-            Err(ApiError::field(name, message))
-        }
-        None => Ok(Delivery::Stream { usage }),
-    }
+    nothing_left("stream_options", options)?;
+    Ok(Delivery::Stream { usage })
 }
 
 fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
@@ -222,12 +216,20 @@ fn message(at: &str, value: Value) -> Result<Message, ApiError> {
         other => return Err(unwanted(&field, &other, "a text, or a list of parts of the type text")),
     };
     // Answers that clients send back carry fields with nothing in them.
-    if let Some((name, _)) = map.into_iter().find(|(_, value)| !asks_for_nothing(value)) {
-        let name = format!("{at}.{}", name.chars().take(80).collect::<String>());
-        let message = format!("`{name}` is not honoured by this server; leave it out");
-        return Err(ApiError::field(name, message).with_code("unsupported_parameter"));
-    }
+    nothing_left(at, map).map_err(|error| error.with_code("unsupported_parameter"))?;
     Ok(Message::new(role, content))
+}
+
+/// No field is left in the object `at` that asks for something.
+fn nothing_left(at: &str, map: Map<String, Value>) -> Result<(), ApiError> {
+    match map.into_iter().find(|(_, value)| !asks_for_nothing(value)) {
+        Some((name, _)) => {
+            let name = format!("{at}.{}", name.chars().take(80).collect::<String>());
+            let message = format!("`{name}` is not honoured by this server; leave it out");
+            Err(ApiError::field(name, message))
+        }
+        None => Ok(()),
+    }
 }
 
 fn prompt(fields: &mut Fields) -> Result<Prompt, ApiError> {
