@@ -6,7 +6,8 @@
 //!
 //! FLOPs are those of matrix products. Bytes are each weight of a block once, its gradient read and written in
 //! the backward pass, activations that enter and leave, the 16 bytes per parameter that the update reads: what has to
-//! move when nothing stays in a cache. The update writes 12 back on top, which processors do while they read. Peak and bandwidth are measured on this machine in the same run.
+//! move when nothing stays in a cache. The update writes 12 back on top, which processors do while they read. Peak and
+//! bandwidth are measured on this machine in the same run.
 //! The trace is Chrome's format of JSON events, which <https://ui.perfetto.dev> opens.
 
 mod picture;
