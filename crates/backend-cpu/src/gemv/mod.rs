@@ -30,6 +30,7 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod cut;
 mod inputs;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -37,6 +38,7 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+use cut::Cut;
 use model::quant::Format;
 
 pub use inputs::Inputs;
@@ -233,9 +235,9 @@ impl Panels {
         let (groups, width) = (self.rows.div_ceil(LANES * P), y.len() / n);
         assert!(width <= groups * LANES && self.columns == x.columns() && self.kind == x.kind());
         let y = Apart::new(y);
-        let per_task = groups_per_task(groups, P * bytes, n, pool.threads());
-        pool.run(groups.div_ceil(per_task), |task| {
-            for group in task * per_task..groups.min((task + 1) * per_task) {
+        let cut = Cut::new(groups, P * bytes * n, pool.threads());
+        pool.run(cut.tasks(), |task| {
+            for group in cut.task(task) {
                 let panel = |p| &self.data[(group * P + p) * bytes..][..bytes];
                 let column = width.min(group * LANES);
                 let len = LANES.min(width - column);
@@ -333,15 +335,6 @@ pub fn spin(isa: Isa, steps: usize) -> Option<usize> {
             None
         }
     }
-}
-
-/// Groups of panels that make a task: large enough to be worth handing out, small enough that the threads
-/// end together.
-fn groups_per_task(groups: usize, bytes: usize, n: usize, threads: usize) -> usize {
-    const WORTH: usize = 32 << 10;
-    const TASKS: usize = 8;
-    let worth = WORTH.div_ceil(bytes * n);
-    worth.max(groups.div_ceil(TASKS * threads))
 }
 
 /// The products of `M` inputs from `first` on with `P` panels. Returns `M`.

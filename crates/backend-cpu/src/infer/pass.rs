@@ -258,8 +258,11 @@ fn attend(
     o: &mut [f32],
 ) {
     let (isa, d, q, row) = (exec.isa, c.head_dim, c.q_dim(), c.q_dim() + 2 * c.kv_dim());
-    // The query heads of a key head, in two tasks so that two threads have the same to do.
-    let (group, together) = (c.group_size(), c.group_size().div_ceil(2));
+    // The query heads of a key head read the same keys and values: one task, or two where threads would end at
+    // different times.
+    let group = c.group_size();
+    let even = (rows.len() * c.kv_heads).is_multiple_of(exec.pool.threads());
+    let together = if even { group } else { group.div_ceil(2) };
     let tasks = group.div_ceil(together);
     let o = Apart::new(o);
     exec.pool.run_with_scratch(rows.len() * c.kv_heads * tasks, |task, scratch| {

@@ -7,7 +7,7 @@
 //! Keys lie in blocks of [`BLOCK`] positions, `[d][BLOCK]`, so that the lanes of a vector are positions;
 //! values `[position][d]`, so that they are channels. Both are f32 or f16. Shapes: `q` and `o`
 //! `[heads, d]`, the heads of a group, which share keys and values: each number of the cache is read and
-//! converted once for up to four of them. Sums are f32. Source: Shazeer 2019, arXiv:1911.02150; Ainslie et
+//! converted once for as many of them as registers hold sums of. Sums are f32. Source: Shazeer 2019, arXiv:1911.02150; Ainslie et
 //! al. 2023, arXiv:2305.13245.
 
 use half::f16;
@@ -20,8 +20,18 @@ use crate::isa::simd;
 /// Positions of a block of keys.
 pub const BLOCK: usize = 16;
 
-/// Heads that go together.
-const TOGETHER: usize = 4;
+/// Most heads that go together.
+const TOGETHER: usize = 8;
+
+/// How many do: eight vectors of sums and what they meet fit 32 registers of 16 numbers only.
+fn together(isa: Isa) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if isa.avx512() {
+        return TOGETHER;
+    }
+    let _ = isa;
+    TOGETHER / 2
+}
 
 /// How a cache holds a number.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -47,7 +57,7 @@ impl Element for f32 {
     }
 
     fn attend(isa: Isa, d: usize, q: &[f32], k: &[f32], v: &[f32], scores: &mut [f32], o: &mut [f32]) {
-        attend_f32(isa, d, q, k, v, scores, o);
+        attend_f32(isa, together(isa), d, q, k, v, scores, o);
     }
 }
 
@@ -72,7 +82,7 @@ impl Element for Half {
     }
 
     fn attend(isa: Isa, d: usize, q: &[f32], k: &[Self], v: &[Self], scores: &mut [f32], o: &mut [f32]) {
-        attend_f16(isa, d, q, k, v, scores, o);
+        attend_f16(isa, together(isa), d, q, k, v, scores, o);
     }
 }
 
@@ -101,19 +111,36 @@ pub fn attend<E: Element>(
 }
 
 simd! {
-    fn attend_f32(d: usize, q: &[f32], k: &[f32], v: &[f32], scores: &mut [f32], o: &mut [f32]) {
-        heads::<FMA, f32>(d, q, k, v, scores, o)
+    fn attend_f32(
+        most: usize,
+        d: usize,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        scores: &mut [f32],
+        o: &mut [f32],
+    ) {
+        heads::<FMA, f32>(most, d, q, k, v, scores, o)
     }
 }
 
 simd! {
-    fn attend_f16(d: usize, q: &[f32], k: &[Half], v: &[Half], scores: &mut [f32], o: &mut [f32]) {
-        heads::<FMA, Half>(d, q, k, v, scores, o)
+    fn attend_f16(
+        most: usize,
+        d: usize,
+        q: &[f32],
+        k: &[Half],
+        v: &[Half],
+        scores: &mut [f32],
+        o: &mut [f32],
+    ) {
+        heads::<FMA, Half>(most, d, q, k, v, scores, o)
     }
 }
 
 #[inline(always)]
 fn heads<const FMA: bool, E: Element>(
+    most: usize,
     d: usize,
     q: &[f32],
     k: &[E],
@@ -121,16 +148,21 @@ fn heads<const FMA: bool, E: Element>(
     scores: &mut [f32],
     o: &mut [f32],
 ) {
-    for (q, o) in q.chunks(TOGETHER * d).zip(o.chunks_mut(TOGETHER * d)) {
-        match q.len() / d {
-            4 => group::<FMA, E, 4>(d, q, k, v, scores, o),
+    let heads = q.len() / d;
+    let mut first = 0;
+    while first < heads {
+        let (q, o) = (&q[first * d..], &mut o[first * d..]);
+        first += match most.min(heads - first) {
+            8.. => group::<FMA, E, 8>(d, q, k, v, scores, o),
+            4.. => group::<FMA, E, 4>(d, q, k, v, scores, o),
             3 => group::<FMA, E, 3>(d, q, k, v, scores, o),
             2 => group::<FMA, E, 2>(d, q, k, v, scores, o),
             _ => group::<FMA, E, 1>(d, q, k, v, scores, o),
-        }
+        };
     }
 }
 
+/// The first `G` heads. Returns `G`.
 #[inline(always)]
 fn group<const FMA: bool, E: Element, const G: usize>(
     d: usize,
@@ -139,14 +171,14 @@ fn group<const FMA: bool, E: Element, const G: usize>(
     v: &[E],
     scores: &mut [f32],
     o: &mut [f32],
-) {
+) -> usize {
     let seen = v.len() / d;
     let stride = seen.next_multiple_of(BLOCK);
     let scale = (d as f32).sqrt().recip();
     for (block, k) in k.chunks_exact(BLOCK * d).take(stride / BLOCK).enumerate() {
         let mut sums = [[0.0f32; BLOCK]; G];
         for (c, k) in k.as_chunks::<BLOCK>().0.iter().enumerate() {
-            let k: [f32; BLOCK] = std::array::from_fn(|j| k[j].get());
+            let k = numbers(k);
             for (g, sums) in sums.iter_mut().enumerate() {
                 for (s, k) in sums.iter_mut().zip(k) {
                     *s = fma::<FMA>(q[g * d + c], k, *s);
@@ -173,7 +205,7 @@ fn group<const FMA: bool, E: Element, const G: usize>(
         let mut sums = [[0.0f32; WIDE]; G];
         for (j, v) in v.chunks_exact(d).enumerate() {
             let v: &[E; WIDE] = v[c..].first_chunk().expect("a whole vector of channels");
-            let v: [f32; WIDE] = std::array::from_fn(|i| v[i].get());
+            let v = numbers(v);
             for (g, sums) in sums.iter_mut().enumerate() {
                 let p = scores[g * stride + j];
                 for (s, v) in sums.iter_mut().zip(v) {
@@ -191,6 +223,17 @@ fn group<const FMA: bool, E: Element, const G: usize>(
             o[g * d + c] = terms.fold(0.0, |sum, (v, &p)| fma::<FMA>(p, v[c].get(), sum));
         }
     }
+    G
+}
+
+/// What a vector of the cache holds.
+#[inline(always)]
+fn numbers<E: Element, const N: usize>(from: &[E; N]) -> [f32; N] {
+    let mut numbers = [0.0; N];
+    for (to, from) in numbers.iter_mut().zip(from) {
+        *to = from.get();
+    }
+    numbers
 }
 
 #[cfg(test)]
