@@ -176,6 +176,9 @@ fn group<const FMA: bool, E: Element, const G: usize>(
     let stride = seen.next_multiple_of(BLOCK);
     let scale = (d as f32).sqrt().recip();
     for (block, k) in k.chunks_exact(BLOCK * d).take(stride / BLOCK).enumerate() {
+        // Values come while scores are computed, else nothing but keys would for half of the time.
+        let block_of_values = v.as_ptr().wrapping_add(block * BLOCK * d);
+        (0..BLOCK * d).step_by(LINE / size_of::<E>()).for_each(|at| fetch(block_of_values.wrapping_add(at)));
         let mut sums = [[0.0f32; BLOCK]; G];
         for (c, k) in k.as_chunks::<BLOCK>().0.iter().enumerate() {
             let k = numbers(k);
@@ -224,6 +227,21 @@ fn group<const FMA: bool, E: Element, const G: usize>(
         }
     }
     G
+}
+
+/// Bytes of a line of the processor's caches.
+const LINE: usize = 64;
+
+/// Asks for what is read later; any place will do.
+#[inline(always)]
+fn fetch<E>(at: *const E) {
+    // SAFETY: a prefetch may be anywhere.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    let _ = at;
 }
 
 /// What a vector of the cache holds.
