@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ane_bridge::{AppleAne, Chip, Ledger};
 use backend::{Footprint, Train};
-use backend_ane::{Ane, AneDevice, Monitor};
+use backend_ane::{Ane, AneDevice, Care, Monitor};
 use backend_cpu::{Act, Cpu, MomentFormat, Plan};
 use engine::RunConfig;
 use engine::config::{
@@ -135,8 +135,15 @@ impl DeviceArgs {
         let footprint = self.footprint(config)?;
         demand(&footprint)?;
         match place {
-            Place::Ane(settings) => self.on_ane(AppleAne::open(settings)?, config, footprint),
-            Place::VirtualAne => self.on_ane(self.virtual_ane(), config, footprint),
+            Place::Ane(settings) => {
+                self.on_ane(AppleAne::open(settings)?, Care::default(), config, footprint)
+            }
+            Place::VirtualAne => {
+                // It does not wear: its dispatches take longer when the machine has other work.
+                let factor = Injected::now().care_factor.unwrap_or(f64::INFINITY);
+                let care = Care { factor, ..Care::default() };
+                self.on_ane(self.virtual_ane(), care, config, footprint)
+            }
             Place::Cpu => {
                 let cpu = Cpu::new(&config.model, self.cpu_plan(config));
                 let cpu = cpu.map_err(|e| Failure::DoesNotFit(chain(&e)))?;
@@ -220,12 +227,17 @@ impl DeviceArgs {
             })
     }
 
-    fn on_ane<D>(&self, device: D, config: &RunConfig, footprint: Footprint) -> anyhow::Result<Trainer>
+    fn on_ane<D>(
+        &self,
+        device: D,
+        care: Care,
+        config: &RunConfig,
+        footprint: Footprint,
+    ) -> anyhow::Result<Trainer>
     where
         D: AneDevice + Clone + 'static,
     {
-        let mut plan = self.ane_plan(config);
-        plan.care.factor = Injected::now().care_factor.unwrap_or(plan.care.factor);
+        let plan = backend_ane::Plan { care, ..self.ane_plan(config) };
         let (label, chip) = (device.label(), device.chip());
         let backend = Box::new(Ane::new(device.clone(), &config.model, plan)?);
         let (monitor, ledger) = (backend.monitor(), Arc::new(move || device.ledger()));
