@@ -7,8 +7,8 @@
 //! Keys lie in blocks of [`BLOCK`] positions, `[d][BLOCK]`, so that the lanes of a vector are positions;
 //! values `[position][d]`, so that they are channels. Both are f32 or f16. Shapes: `q` and `o`
 //! `[heads, d]`, the heads of a group, which share keys and values: each number of the cache is read and
-//! converted once for as many of them as registers hold sums of. Sums are f32. Source: Shazeer 2019, arXiv:1911.02150; Ainslie et
-//! al. 2023, arXiv:2305.13245.
+//! converted once for as many of them as registers hold sums of. Sums are f32. Source: Shazeer 2019,
+//! arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245.
 
 use half::f16;
 
