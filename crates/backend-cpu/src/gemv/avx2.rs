@@ -7,8 +7,8 @@ use std::arch::x86_64::*;
 
 use super::{BLOCK, LANES, Lanes, Row, VECTOR, portable};
 
-/// Bytes between what is read and what is fetched from memory for later.
-const AHEAD: usize = 2048;
+/// Bytes between what is read and what is fetched from memory for later, into the second-level cache.
+const AHEAD: usize = 8192;
 
 /// Half of the lanes.
 const HALF: usize = LANES / 2;
@@ -68,7 +68,7 @@ macro_rules! blocks {
                             unsafe {
                                 let at = at.add((1 + half * $vectors + v) * VECTOR);
                                 if side == 0 {
-                                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
+                                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD).cast());
                                 }
                                 let $w = _mm256_loadu_si256(at.cast());
                                 for m in 0..M {
