@@ -87,9 +87,9 @@ forward-ceiling: ## the same, 25B and 30B
 	$(RUSTANE) bench forward --ceiling $(ARGS)
 
 # The flags of the original's target; its rate for the embedding is that of everything else here.
-train-600m: ## train the 600M shape on DATA=file (text, jsonl, parquet, tokens; without it, the built-in stories)
+train-600m: ## train the 600M shape on DATA=file (text, jsonl, parquet, tokens; else the built-in stories) for STEPS=72000
 	$(RUSTANE) train --preset 600m-a $(if $(DATA),--data $(DATA)) --optimizer adamw --lr 3e-4 --warmup 100 --clip 1 \
-		--set optimizer.beta2=0.99 --set model.residual_scale=0.15811388 --accum 1 --steps 72000 $(ARGS)
+		--set optimizer.beta2=0.99 --set model.residual_scale=0.15811388 --accum 1 --steps $(or $(STEPS),72000) $(ARGS)
 
 clean: ## remove what was built
 	$(CARGO) clean
