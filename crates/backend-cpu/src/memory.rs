@@ -97,7 +97,7 @@ impl<T> Default for Buffer<T> {
 }
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;

@@ -5,10 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, LANES, Lanes, Row, VECTOR, portable};
-
-/// Bytes between what is read and what is fetched from memory for later, into the second-level cache.
-const AHEAD: usize = 8192;
+use super::{AHEAD, BLOCK, LANES, Lanes, Row, VECTOR, portable};
 
 /// Half of the lanes.
 const HALF: usize = LANES / 2;

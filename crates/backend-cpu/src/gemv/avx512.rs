@@ -2,11 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, LANES, Lanes, Row, VECTOR};
-
-/// Bytes between what is read and what is fetched from memory for later. It comes into the second-level cache: the
-/// buffers of the first hold 16 lines, too few to hide memory behind.
-const AHEAD: usize = 8192;
+use super::{AHEAD, BLOCK, LANES, Lanes, Row, VECTOR};
 
 /// Whether this machine has the instructions beyond those of the level.
 pub(super) fn detected() -> bool {

@@ -2,6 +2,7 @@
 
 use super::{BLOCK, Kind};
 use crate::isa::simd;
+use crate::kernels::vector::{LANES, joined, total};
 use crate::memory::CpuResult;
 use crate::{Buffer, Isa, Pool, Rows, RowsMut};
 
@@ -200,41 +201,28 @@ simd! {
 fn round_block(zero: i32, x: &[f32; BLOCK], quants: &mut [i8; BLOCK]) -> (f32, i32) {
     /// 1.5·2²³: adding it rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let x = x.as_chunks::<16>().0;
-    let (mut most, mut wrong) = ([0.0f32; 16], [0.0f32; 16]);
+    let x = x.as_chunks::<LANES>().0;
+    let (mut most, mut wrong) = ([0.0f32; LANES], [0.0f32; LANES]);
     for x in x {
-        for l in 0..16 {
+        for l in 0..LANES {
             let size = x[l].abs();
             most[l] = if size > most[l] { size } else { most[l] };
             // Zero, unless the number is not finite.
             wrong[l] += x[l] * 0.0;
         }
     }
-    let most = halved(most, |a, b| if b > a { b } else { a });
-    let wrong = halved(wrong, |a, b| a + b);
+    let most = joined(most, |a, b| if b > a { b } else { a });
+    let wrong = total(wrong);
     let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-    let mut sums = [0i32; 16];
-    for (x, quants) in x.iter().zip(quants.as_chunks_mut::<16>().0) {
-        for l in 0..16 {
+    let mut sums = [0i32; LANES];
+    for (x, quants) in x.iter().zip(quants.as_chunks_mut::<LANES>().0) {
+        for l in 0..LANES {
             let bits = (x[l] * inverse + ROUND).to_bits() as i32;
             quants[l] = bits as i8;
             sums[l] = sums[l].wrapping_add(bits.wrapping_sub(ROUND.to_bits() as i32));
         }
     }
     // What is not finite stays so through the scale; whatever integers it gave do not matter.
-    let sum = halved(sums, i32::wrapping_add);
+    let sum = joined(sums, i32::wrapping_add);
     (most / 127.0 + wrong, sum.wrapping_mul(-zero))
-}
-
-/// One of 16 by joining halves, which takes four operations on vectors.
-#[inline(always)]
-fn halved<T: Copy>(mut all: [T; 16], join: impl Fn(T, T) -> T) -> T {
-    let mut half = all.len() / 2;
-    while half > 0 {
-        for i in 0..half {
-            all[i] = join(all[i], all[i + half]);
-        }
-        half /= 2;
-    }
-    all[0]
 }

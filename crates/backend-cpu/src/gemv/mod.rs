@@ -58,6 +58,11 @@ const BLOCK: usize = Format::BLOCK;
 /// Bytes of a vector: four of each lane.
 const VECTOR: usize = 4 * LANES;
 
+/// Bytes between what is read and what is fetched from memory for later. It comes into the second-level cache: the
+/// buffers of the first hold 16 lines, too few to hide memory behind.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 8192;
+
 /// Outputs of a panel.
 pub type Lanes = [f32; LANES];
 

@@ -16,6 +16,7 @@ use super::cross_entropy::{exp_shifted, maximum};
 use super::vector::fma;
 use crate::Isa;
 use crate::isa::simd;
+use crate::memory::LINE;
 
 /// Positions of a block of keys.
 pub const BLOCK: usize = 16;
@@ -228,9 +229,6 @@ fn group<const FMA: bool, E: Element, const G: usize>(
     }
     G
 }
-
-/// Bytes of a line of the processor's caches.
-const LINE: usize = 64;
 
 /// Asks for what is read later; any place will do.
 #[inline(always)]

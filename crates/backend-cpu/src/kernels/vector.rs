@@ -50,15 +50,20 @@ pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
 /// The lanes added in pairs.
 #[inline(always)]
 pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
-    let mut sums = lanes;
+    joined(lanes, |a, b| a + b)
+}
+
+/// One of all lanes: halves are joined until one is left, which takes few operations on vectors.
+#[inline(always)]
+pub(crate) fn joined<T: Copy>(mut lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
     let mut half = LANES / 2;
     while half > 0 {
         for l in 0..half {
-            sums[l] += sums[l + half];
+            lanes[l] = join(lanes[l], lanes[l + half]);
         }
         half /= 2;
     }
-    sums[0]
+    lanes[0]
 }
 
 /// `Σ f(i)` over whole lanes by `add(lane sums, chunk)`, then the rest one by one.

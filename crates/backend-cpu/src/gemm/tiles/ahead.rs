@@ -2,8 +2,7 @@
 
 use std::arch::x86_64::*;
 
-/// Bytes of a line of the caches.
-const LINE: usize = 64;
+use crate::memory::LINE;
 
 /// Lines of memory, one row every `stride` bytes.
 #[derive(Clone, Copy)]
