@@ -24,6 +24,8 @@ mod params;
 mod plan;
 mod pool;
 pub mod probe;
+#[cfg(target_arch = "x86_64")]
+mod spin;
 mod stream;
 mod train;
 mod update;

@@ -12,8 +12,8 @@ use crate::kernels::vector::{LANES, fma};
 use crate::measure::Numbers;
 use crate::{Buffer, CpuError, Isa, Pool, Rows, RowsMut};
 
-/// Independent sums of the loop: enough to hide the latency of a multiply-add.
-const CHAINS: usize = 10;
+/// Independent sums of the loop: 24 vectors where they have four numbers, with room in the 32 registers of NEON.
+const CHAINS: usize = 6;
 
 simd! {
     /// `steps` times `CHAINS · LANES` multiply-adds that wait for nothing but themselves.
@@ -51,14 +51,17 @@ pub fn peak_gflops_of(isa: Isa, threads: usize) -> Result<f64, CpuError> {
 /// Most multiply-adds of vectors of f32, in GFLOP/s, likewise.
 pub fn peak_multiply_adds(isa: Isa, threads: usize) -> Result<f64, CpuError> {
     const STEPS: usize = 10_000;
-    // Compilers keep so many vectors in registers only when told.
     #[cfg(target_arch = "x86_64")]
-    if isa.avx512() {
-        use crate::gemm::avx512::{FLOPS_PER_SPIN, spin};
-        let run = || {
-            black_box(spin(isa, black_box(STEPS)));
-        };
-        return peak(threads, STEPS * FLOPS_PER_SPIN, run);
+    {
+        use crate::spin;
+        if isa.avx512() {
+            // SAFETY: the instructions are there.
+            return peak(threads, 2 * STEPS * spin::AVX512, || unsafe { spin::avx512(STEPS) });
+        }
+        if isa.level() == crate::isa::Level::Avx2 {
+            // SAFETY: as above.
+            return peak(threads, 2 * STEPS * spin::AVX2, || unsafe { spin::avx2(STEPS) });
+        }
     }
     let run = || {
         black_box(multiply_adds(isa, black_box(STEPS), black_box(1e-3)));

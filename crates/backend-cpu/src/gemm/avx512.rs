@@ -395,35 +395,6 @@ unsafe fn pack_columns(b: Mat<'_>, to: *mut f32) {
     }
 }
 
-/// `steps` times 24 multiply-adds of a vector that wait for nothing but themselves.
-///
-/// # Safety
-///
-/// AVX-512 F is there.
-#[target_feature(enable = "avx512f")]
-unsafe fn spin_vectors(steps: usize, x: f32) -> f32 {
-    let (x, keep) = (_mm512_set1_ps(x), _mm512_set1_ps(0.999));
-    let mut sums = [x; CHAINS];
-    for _ in 0..steps {
-        for sum in &mut sums {
-            *sum = _mm512_fmadd_ps(*sum, keep, x);
-        }
-    }
-    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
-}
-
-/// Sums of [`spin`].
-const CHAINS: usize = 24;
-/// Floating-point operations of one step of [`spin`].
-pub(crate) const FLOPS_PER_SPIN: usize = 2 * V * CHAINS;
-
-/// `steps` rounds of multiply-adds without memory, for the peak.
-pub(crate) fn spin(isa: Isa, steps: usize) -> f32 {
-    assert!(isa.avx512());
-    // SAFETY: the instructions are there.
-    unsafe { spin_vectors(steps, 1e-3) }
-}
-
 /// `V` columns of `V` numbers from `count` rows; missing rows count as zeros.
 ///
 /// # Safety

@@ -332,8 +332,8 @@ pub fn spin(isa: Isa, steps: usize) -> Option<usize> {
         #[cfg(target_arch = "x86_64")]
         Unit::Avx512 => {
             // SAFETY: this unit is there.
-            std::hint::black_box(unsafe { avx512::spin(steps) });
-            Some(2 * steps * avx512::SPIN)
+            unsafe { crate::spin::bytes(steps) };
+            Some(2 * steps * crate::spin::BYTES)
         }
         _ => {
             let _ = steps;

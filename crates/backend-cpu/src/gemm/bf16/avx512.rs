@@ -334,25 +334,3 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
         }
     }
 }
-
-/// Sums of the loop that measures the peak.
-const CHAINS: usize = 24;
-/// Multiply-adds of one of its rounds.
-pub(super) const SPIN: usize = CHAINS * 2 * V;
-
-/// `steps` times 24 dot products of 32 numbers that wait for nothing but themselves.
-///
-/// # Safety
-///
-/// The instructions are there.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn dot_products(steps: usize, x: u32) -> f32 {
-    let x = pairs_of(_mm512_set1_epi32(x as i32));
-    let mut sums = [_mm512_setzero_ps(); CHAINS];
-    for _ in 0..steps {
-        for sum in &mut sums {
-            *sum = _mm512_dpbf16_ps(*sum, x, x);
-        }
-    }
-    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
-}

@@ -63,8 +63,8 @@ pub(crate) fn spin(isa: Isa, steps: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
         Unit::Avx512 => {
             // SAFETY: this unit is there.
-            std::hint::black_box(unsafe { avx512::dot_products(steps, 0x3F80_3F80) });
-            2 * steps * avx512::SPIN
+            unsafe { crate::spin::bf16(steps) };
+            2 * steps * crate::spin::BF16
         }
         Unit::Emulated => {
             let _ = steps;
