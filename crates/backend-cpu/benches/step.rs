@@ -114,8 +114,10 @@ fn main() {
     let ms = median(&mut totals);
     let gflop = config.train_flops_per_token(seq) * tokens as f64 / 1e9;
     let peak = match precision {
-        Precision::Bf16 => probe::peak_bf16_gflops(threads).expect("threads start").unwrap_or(f64::NAN),
-        Precision::F32 => probe::peak_gflops(threads).expect("threads start"),
+        Precision::Bf16 => {
+            probe::peak_bf16_gflops_of(plan.isa, threads).expect("threads start").unwrap_or(f64::NAN)
+        }
+        Precision::F32 => probe::peak_gflops_of(plan.isa, threads).expect("threads start"),
     };
     for (name, times) in names.iter().zip(&mut phases) {
         println!("{name:<16}{:8.1} ms", median(times));

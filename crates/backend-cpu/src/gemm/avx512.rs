@@ -322,14 +322,14 @@ unsafe fn pack_rows(a: Mat<'_>, to: *mut f32) {
                 while p + V <= depth {
                     let from = a.data.as_ptr().add(i * a.row_stride + p);
                     let columns = transpose(from, a.row_stride, count);
-                    for (q, x) in columns.into_iter().enumerate() {
+                    for (q, x) in columns.iter().enumerate() {
                         let at = to.add(i * depth + (p + q) * MR);
-                        _mm256_storeu_ps(at, _mm512_castps512_ps256(x));
+                        _mm256_storeu_si256(at.cast(), _mm512_castsi512_si256(*x));
                         if count > MR {
-                            let high = _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(
-                                _mm512_castps_pd(x),
-                            )));
-                            _mm256_storeu_ps(at.add(MR * depth), _mm512_castps512_ps256(high));
+                            _mm256_storeu_si256(
+                                at.add(MR * depth).cast(),
+                                _mm512_extracti64x4_epi64::<1>(*x),
+                            );
                         }
                     }
                     p += V;
@@ -376,8 +376,9 @@ unsafe fn pack_columns(b: Mat<'_>, to: *mut f32) {
             if b.row_stride == 1 {
                 while p + V <= depth {
                     let from = b.data.as_ptr().add(j * b.col_stride + p);
-                    for (q, x) in transpose(from, b.col_stride, count).into_iter().enumerate() {
-                        _mm512_storeu_ps(to.add((p + q) * width + j), x);
+                    let columns = transpose(from, b.col_stride, count);
+                    for (q, x) in columns.iter().enumerate() {
+                        _mm512_storeu_si512(to.add((p + q) * width + j).cast(), *x);
                     }
                     p += V;
                 }
@@ -402,11 +403,13 @@ unsafe fn pack_columns(b: Mat<'_>, to: *mut f32) {
 /// AVX-512 F is there; `from` is readable for `count` rows of `V` numbers, `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose(from: *const f32, stride: usize, count: usize) -> [__m512; V] {
+unsafe fn transpose(from: *const f32, stride: usize, count: usize) -> [__m512i; V] {
     let mut r = [_mm512_setzero_si512(); V];
-    for (i, r) in r.iter_mut().enumerate().take(count) {
-        // SAFETY: row `i` of those that are there.
-        *r = unsafe { _mm512_loadu_si512(from.add(i * stride).cast()) };
+    for (i, r) in r.iter_mut().enumerate() {
+        if i < count {
+            // SAFETY: row `i` of those that are there.
+            *r = unsafe { _mm512_loadu_si512(from.add(i * stride).cast()) };
+        }
     }
-    super::transpose::transpose(r).map(|x| _mm512_castsi512_ps(x))
+    super::transpose::transpose(r)
 }
