@@ -396,7 +396,8 @@ unsafe fn pack_columns(b: Mat<'_>, to: *mut f32) {
     }
 }
 
-/// `V` columns of `V` numbers from `count` rows; missing rows count as zeros.
+/// `V` columns of `V` numbers from `count` rows; missing rows count as zeros. The vectors are integers as they are
+/// turned, because mapping the array to floats was a call for each, in the release build too.
 ///
 /// # Safety
 ///

@@ -13,7 +13,7 @@ mod accelerate;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod avx512;
+mod avx512;
 pub(crate) mod bf16;
 mod dots;
 mod portable;
