@@ -27,6 +27,7 @@ pub mod probe;
 #[cfg(target_arch = "x86_64")]
 mod spin;
 mod stream;
+mod stretches;
 mod train;
 mod update;
 mod weights;

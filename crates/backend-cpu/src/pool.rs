@@ -1,8 +1,9 @@
 //! The threads.
 //!
-//! One job at a time: `tasks` calls of one closure, handed out one by one. The caller takes part
-//! and waits only for threads that took part, so that a thread which the system keeps from
-//! running holds nobody up. Threads spin for a moment between jobs and sleep when none comes.
+//! One job at a time: `tasks` calls of one closure, of which each thread has a stretch of neighbours and
+//! takes over from others when it is done, see [`Stretches`]. The caller takes part and waits only for
+//! threads that took part, so that a thread which the system keeps from running holds nobody up. Threads
+//! spin for a moment between jobs and sleep when none comes.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::stretches::Stretches;
 use crate::{Buffer, CpuError, footprint};
 
 /// Turns of an empty loop before a thread without work sleeps: some tens of microseconds.
@@ -36,8 +38,9 @@ struct Shared {
     /// Number of the job in the high half, [`OPEN`], and how many threads are in it.
     state: AtomicU64,
     /// The job; written while nobody is in.
-    task: UnsafeCell<Option<(*const Task<'static>, usize)>>,
-    next: AtomicUsize,
+    task: UnsafeCell<Option<*const Task<'static>>>,
+    /// Its tasks; filled while nobody is in.
+    left: Stretches,
     sleepers: AtomicUsize,
     lock: Mutex<()>,
     wake: Condvar,
@@ -61,7 +64,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             task: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            left: Stretches::new(threads),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
             wake: Condvar::new(),
@@ -101,7 +104,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Calls `f(task)` for every task below `tasks`, in no particular order, and waits.
+    /// Calls `f(task)` for every task below `tasks`, once and in no particular order, and waits.
     ///
     /// A panic in a task comes out here. A task must not call this pool.
     pub fn run(&self, tasks: usize, f: impl Fn(usize) + Sync) {
@@ -146,15 +149,15 @@ impl Pool {
         // before all have left it: `f` outlives every use.
         let f: *const Task<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(f)) };
         // SAFETY: no job is open and no thread is in one: the last `start` waited for that.
-        unsafe { *shared.task.get() = Some((f, tasks)) };
-        shared.next.store(0, Ordering::Relaxed);
+        unsafe { *shared.task.get() = Some(f) };
+        shared.left.fill(tasks);
         let job = (shared.state.load(Ordering::Relaxed) & !(JOB - 1)).wrapping_add(JOB);
         shared.state.store(job | OPEN, Ordering::SeqCst);
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             let _guard = lock(&shared.lock);
             shared.wake.notify_all();
         }
-        shared.tasks(f, tasks, 0);
+        shared.tasks(f, 0);
         shared.state.fetch_and(!OPEN, Ordering::SeqCst);
         let mut spins = 0;
         while shared.state.load(Ordering::Acquire) & (OPEN - 1) != 0 {
@@ -194,8 +197,8 @@ impl Shared {
                 if enter.is_ok() {
                     seen = state / JOB;
                     // SAFETY: this thread is in the job, so nobody writes.
-                    if let Some((f, tasks)) = unsafe { *self.task.get() } {
-                        self.tasks(f, tasks, worker);
+                    if let Some(f) = unsafe { *self.task.get() } {
+                        self.tasks(f, worker);
                     }
                     self.state.fetch_sub(1, Ordering::Release);
                     spins = 0;
@@ -221,20 +224,16 @@ impl Shared {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn tasks(&self, f: *const Task<'static>, tasks: usize, worker: usize) {
+    fn tasks(&self, f: *const Task<'static>, worker: usize) {
         // SAFETY: the caller of `run` keeps the closure until every thread has left the job.
         let f = unsafe { &*f };
         let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let task = self.next.fetch_add(1, Ordering::Relaxed);
-                if task >= tasks {
-                    break;
-                }
+            while let Some(task) = self.left.next(worker) {
                 f(task, worker);
             }
         }));
         if let Err(panic) = result {
-            self.next.store(tasks, Ordering::Relaxed);
+            self.left.clear();
             *lock(&self.panic) = Some(panic);
         }
     }

@@ -30,7 +30,6 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod cut;
 mod inputs;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -38,7 +37,6 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
-use cut::Cut;
 use model::quant::Format;
 
 pub use inputs::Inputs;
@@ -62,6 +60,9 @@ const VECTOR: usize = 4 * LANES;
 /// buffers of the first hold 16 lines, too few to hide memory behind.
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 8192;
+
+/// Bytes of a product that are worth waking threads for.
+const WORTH: usize = 64 << 10;
 
 /// Outputs of a panel.
 pub type Lanes = [f32; LANES];
@@ -240,29 +241,31 @@ impl Panels {
         let (groups, width) = (self.rows.div_ceil(LANES * P), y.len() / n);
         assert!(width <= groups * LANES && self.columns == x.columns() && self.kind == x.kind());
         let y = Apart::new(y);
-        let cut = Cut::new(groups, P * bytes * n, pool.threads());
-        pool.run(cut.tasks(), |task| {
-            for group in cut.task(task) {
-                let panel = |p| &self.data[(group * P + p) * bytes..][..bytes];
-                let column = width.min(group * LANES);
-                let len = LANES.min(width - column);
-                let mut first = 0;
-                while first < n {
-                    // SAFETY: this task alone has this group, and each row of it comes once.
-                    let out = |row| unsafe { y.part((first + row) * width + column, len) };
-                    let many = n - first;
-                    first += if many >= 8 {
-                        rows::<8, P>(unit, self.kind, panel, x, first, out, |y, v| finish(column, y, v))
-                    } else if many >= 4 {
-                        rows::<4, P>(unit, self.kind, panel, x, first, out, |y, v| finish(column, y, v))
-                    } else if many >= 2 {
-                        rows::<2, P>(unit, self.kind, panel, x, first, out, |y, v| finish(column, y, v))
-                    } else {
-                        rows::<1, P>(unit, self.kind, panel, x, first, out, |y, v| finish(column, y, v))
-                    };
-                }
+        let one = |group: usize| {
+            let panel = |p| &self.data[(group * P + p) * bytes..][..bytes];
+            let column = width.min(group * LANES);
+            let len = LANES.min(width - column);
+            let mut first = 0;
+            while first < n {
+                // SAFETY: this task alone has this group, and each row of it comes once.
+                let out = |row| unsafe { y.part((first + row) * width + column, len) };
+                let many = n - first;
+                first += if many >= 8 {
+                    rows::<8, P>(unit, self.kind, panel, x, first, out, |y, v| finish(column, y, v))
+                } else if many >= 4 {
+                    rows::<4, P>(unit, self.kind, panel, x, first, out, |y, v| finish(column, y, v))
+                } else if many >= 2 {
+                    rows::<2, P>(unit, self.kind, panel, x, first, out, |y, v| finish(column, y, v))
+                } else {
+                    rows::<1, P>(unit, self.kind, panel, x, first, out, |y, v| finish(column, y, v))
+                };
             }
-        });
+        };
+        if groups * P * bytes * n < WORTH {
+            (0..groups).for_each(one);
+        } else {
+            pool.run(groups, one);
+        }
     }
 }
 

@@ -230,7 +230,7 @@ impl Packs {
                         let own = own.bands::<P>(side, scratch.as_mut_ptr().cast());
                         let shared = shared.packed::<P>(packed.at(0));
                         let (rows, cols) = if own_is_a { (own, shared) } else { (shared, own) };
-                        let ahead = of_task(task + self.threads).map(|next| next.region());
+                        let ahead = of_task(task + 1).map(|next| next.region());
                         let steps = depth.div_ceil(STEP);
                         let sums = sums.as_mut_ptr();
                         let product = Product::<P> { rows, cols, own_is_rows: own_is_a, turned, steps, sums };
