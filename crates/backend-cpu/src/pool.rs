@@ -32,13 +32,14 @@ pub struct Pool {
 // while a job runs; the rest is Sync.
 unsafe impl Sync for Pool {}
 
-type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
+/// What a thread does in a job: it gets its tasks, and its number.
+type Job<'a> = dyn Fn(&mut dyn Iterator<Item = usize>, usize) + Sync + 'a;
 
 struct Shared {
     /// Number of the job in the high half, [`OPEN`], and how many threads are in it.
     state: AtomicU64,
     /// The job; written while nobody is in.
-    task: UnsafeCell<Option<*const Task<'static>>>,
+    work: UnsafeCell<Option<*const Job<'static>>>,
     /// Its tasks; filled while nobody is in.
     left: Stretches,
     sleepers: AtomicUsize,
@@ -51,10 +52,10 @@ struct Shared {
 const OPEN: u64 = 1 << 31;
 const JOB: u64 = 1 << 32;
 
-// SAFETY: `task` is written only when the state is not OPEN and no thread is in the job, and read
+// SAFETY: `work` is written only when the state is not OPEN and no thread is in the job, and read
 // only by threads in it; the rest is Sync.
 unsafe impl Sync for Shared {}
-// SAFETY: the pointer in `task` is used only while the caller of `run` keeps its target alive.
+// SAFETY: the pointer in `work` is used only while the caller of `run` keeps its target alive.
 unsafe impl Send for Shared {}
 
 impl Pool {
@@ -63,7 +64,7 @@ impl Pool {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            task: UnsafeCell::new(None),
+            work: UnsafeCell::new(None),
             left: Stretches::new(threads),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
@@ -108,17 +109,24 @@ impl Pool {
     ///
     /// A panic in a task comes out here. A task must not call this pool.
     pub fn run(&self, tasks: usize, f: impl Fn(usize) + Sync) {
-        self.start(tasks, &|task, _| f(task));
+        self.start(tasks, &|tasks, _| tasks.for_each(&f));
     }
 
     /// [`Pool::run`] with the scratch memory of the thread; what is in it is left over from before.
     pub fn run_with_scratch(&self, tasks: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+        self.run_threads(tasks, |tasks, scratch| tasks.for_each(|task| f(task, scratch)));
+    }
+
+    /// Calls `f` at most once in each thread, with the tasks that this thread takes one by one and its scratch
+    /// memory: a thread that asks for a task before it is done with another knows what comes next. Every task
+    /// below `tasks` goes to one thread, as long as each asks until there are none.
+    pub fn run_threads(&self, tasks: usize, f: impl Fn(&mut dyn Iterator<Item = usize>, &mut [f32]) + Sync) {
         let scratch = Scratch(&self.scratch);
-        self.start(tasks, &|task, worker| {
+        self.start(tasks, &|tasks, worker| {
             // SAFETY: worker numbers of the threads in a job differ, and `start` lets one job run
             // at a time, so this thread alone uses this buffer.
             let scratch = unsafe { &mut *scratch.of(worker) };
-            f(task, scratch);
+            f(tasks, scratch);
         });
     }
 
@@ -138,18 +146,17 @@ impl Pool {
         });
     }
 
-    fn start(&self, tasks: usize, f: &Task<'_>) {
+    fn start(&self, tasks: usize, f: &Job<'_>) {
         let one_job = lock(&self.job);
         if tasks <= 1 || self.threads.is_empty() {
-            (0..tasks).for_each(|task| f(task, 0));
-            return;
+            return f(&mut (0..tasks), 0);
         }
         let shared = &*self.shared;
         // SAFETY: the pointer is used only by threads in the job, and this function does not end
         // before all have left it: `f` outlives every use.
-        let f: *const Task<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(f)) };
+        let f: *const Job<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(f)) };
         // SAFETY: no job is open and no thread is in one: the last `start` waited for that.
-        unsafe { *shared.task.get() = Some(f) };
+        unsafe { *shared.work.get() = Some(f) };
         shared.left.fill(tasks);
         let job = (shared.state.load(Ordering::Relaxed) & !(JOB - 1)).wrapping_add(JOB);
         shared.state.store(job | OPEN, Ordering::SeqCst);
@@ -157,7 +164,7 @@ impl Pool {
             let _guard = lock(&shared.lock);
             shared.wake.notify_all();
         }
-        shared.tasks(f, 0);
+        shared.take_part(f, 0);
         shared.state.fetch_and(!OPEN, Ordering::SeqCst);
         let mut spins = 0;
         while shared.state.load(Ordering::Acquire) & (OPEN - 1) != 0 {
@@ -197,8 +204,8 @@ impl Shared {
                 if enter.is_ok() {
                     seen = state / JOB;
                     // SAFETY: this thread is in the job, so nobody writes.
-                    if let Some(f) = unsafe { *self.task.get() } {
-                        self.tasks(f, worker);
+                    if let Some(f) = unsafe { *self.work.get() } {
+                        self.take_part(f, worker);
                     }
                     self.state.fetch_sub(1, Ordering::Release);
                     spins = 0;
@@ -224,13 +231,11 @@ impl Shared {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn tasks(&self, f: *const Task<'static>, worker: usize) {
+    fn take_part(&self, f: *const Job<'static>, worker: usize) {
         // SAFETY: the caller of `run` keeps the closure until every thread has left the job.
         let f = unsafe { &*f };
         let result = catch_unwind(AssertUnwindSafe(|| {
-            while let Some(task) = self.left.next(worker) {
-                f(task, worker);
-            }
+            f(&mut std::iter::from_fn(|| self.left.next(worker)), worker);
         }));
         if let Err(panic) = result {
             self.left.clear();

@@ -15,7 +15,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Into, Mat, Target, Task, blocks};
+use super::{Into, Mat, Target, Tasks, blocks};
 use crate::{Buffer, CpuError, Isa};
 
 /// Rows of a panel of `a`.
@@ -62,10 +62,10 @@ impl Packs {
         4 * m.min(n).next_multiple_of(V).min(SHARED) * k.min(KC)
     }
 
-    /// `run` gives each task [`SCRATCH`] numbers.
+    /// Threads have [`SCRATCH`] numbers each.
     pub(super) fn matmul(
         &mut self,
-        run: impl Fn(usize, &Task<'_>),
+        tasks: Tasks<'_>,
         alpha: f32,
         a: Mat<'_>,
         b: Mat<'_>,
@@ -83,14 +83,14 @@ impl Packs {
                 let width = TASK_COLS.min((n / TASKS).next_multiple_of(NR).max(NR));
                 for (i0, rows) in blocks(m, SHARED, PACK_ROWS) {
                     let a = a.part(i0, rows, p0, depth);
-                    run(rows.div_ceil(PACK_ROWS), &|task, _| {
+                    tasks.run(rows.div_ceil(PACK_ROWS), |task, _| {
                         let row = task * PACK_ROWS;
                         let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
                         // SAFETY: the instructions are there (asserted above); tasks write
                         // different panels, at most SHARED rows and KC deep in all.
                         unsafe { pack_rows(part, shared.at(0, row * depth).data) };
                     });
-                    run(n.div_ceil(width), &|task, scratch| {
+                    tasks.run(n.div_ceil(width), |task, scratch| {
                         let col = task * width;
                         let cols = width.min(n - col);
                         assert!(scratch.len() >= SCRATCH);
@@ -117,13 +117,13 @@ impl Packs {
                 let height = TASK_ROWS.min((m / TASKS).next_multiple_of(2 * MR).max(2 * MR));
                 for (j0, cols) in blocks(n, SHARED, NR) {
                     let b = b.part(p0, depth, j0, cols);
-                    run(cols.div_ceil(NR), &|task, _| {
+                    tasks.run(cols.div_ceil(NR), |task, _| {
                         let col = task * NR;
                         let part = b.part(0, depth, col, NR.min(cols - col));
                         // SAFETY: as for the rows above.
                         unsafe { pack_columns(part, shared.at(0, col * depth).data) };
                     });
-                    run(m.div_ceil(height), &|task, scratch| {
+                    tasks.run(m.div_ceil(height), |task, scratch| {
                         let row = task * height;
                         let rows = height.min(m - row);
                         assert!(scratch.len() >= SCRATCH);

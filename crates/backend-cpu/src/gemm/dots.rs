@@ -1,24 +1,16 @@
 //! A few rows against a matrix whose columns are contiguous, as in decoding: every number of `b`
 //! is used so few times that packing it would cost more than the product.
 
-use super::{Into, Mat, Target, Task};
+use super::{Into, Mat, Target, Tasks};
 use crate::Isa;
 use crate::kernels::vector::dot;
 
 /// Columns of one task.
 const COLUMNS: usize = 64;
 
-pub(super) fn matmul(
-    isa: Isa,
-    run: impl Fn(usize, &Task<'_>),
-    alpha: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-    into: Into,
-    c: Target,
-) {
+pub(super) fn matmul(isa: Isa, tasks: Tasks<'_>, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: Target) {
     let (n, k) = (b.cols, a.cols);
-    run(n.div_ceil(COLUMNS), &|task, _| {
+    tasks.run(n.div_ceil(COLUMNS), |task, _| {
         for j in task * COLUMNS..n.min((task + 1) * COLUMNS) {
             let column = &b.data[j * b.col_stride..][..k];
             for i in 0..a.rows {

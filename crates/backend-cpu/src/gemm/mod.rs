@@ -198,16 +198,31 @@ const FEW_ROWS: usize = 6;
 /// Products smaller than this (multiply-adds) are not worth waking threads for.
 const SERIAL: usize = 1 << 17;
 
-/// One task of a product: its number and the scratch of its thread.
-type Task<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
+/// Hands out the tasks of a product.
+#[derive(Clone, Copy)]
+struct Tasks<'a> {
+    pool: &'a Pool,
+    /// To this thread alone.
+    serial: bool,
+}
 
-/// Hands out the tasks of a product of this many multiply-adds.
-fn tasks(pool: &Pool, work: usize) -> impl Fn(usize, &Task<'_>) {
-    move |tasks, f| {
-        if work < SERIAL {
-            pool.run_with_scratch(1, |_, scratch| (0..tasks).for_each(|task| f(task, scratch)));
+impl<'a> Tasks<'a> {
+    /// Of a product of this many multiply-adds.
+    fn new(pool: &'a Pool, work: usize) -> Self {
+        Self { pool, serial: work < SERIAL }
+    }
+
+    /// See [`Pool::run_with_scratch`].
+    fn run(self, tasks: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+        self.run_threads(tasks, |tasks, scratch| tasks.for_each(|task| f(task, scratch)));
+    }
+
+    /// See [`Pool::run_threads`].
+    fn run_threads(self, tasks: usize, f: impl Fn(&mut dyn Iterator<Item = usize>, &mut [f32]) + Sync) {
+        if self.serial {
+            self.pool.run_threads(1, |_, scratch| f(&mut (0..tasks), scratch));
         } else {
-            pool.run_with_scratch(tasks, f);
+            self.pool.run_threads(tasks, f);
         }
     }
 }
@@ -346,11 +361,11 @@ impl Gemm {
         if k == 0 {
             return c.clear(into);
         }
-        let run = tasks(pool, a.rows * n * k);
+        let tasks = Tasks::new(pool, a.rows * n * k);
         match &mut self.panels {
-            Some(panels) => panels.matmul(run, alpha, a, b, into, c.target()),
+            Some(panels) => panels.matmul(tasks, alpha, a, b, into, c.target()),
             #[cfg(target_arch = "x86_64")]
-            None => self.tiles.matmul::<1>(run, alpha, a, b, into, c.target()),
+            None => self.tiles.matmul::<1>(tasks, alpha, a, b, into, c.target()),
             #[cfg(not(target_arch = "x86_64"))]
             None => unreachable!("without tiles products in bf16 run on panels"),
         }
@@ -372,10 +387,10 @@ impl Gemm {
         if k == 0 {
             return c.clear(into);
         }
-        let run = tasks(pool, m * n * k);
+        let tasks = Tasks::new(pool, m * n * k);
         let c = c.target();
         if m <= FEW_ROWS && a.col_stride == 1 && b.row_stride == 1 {
-            return dots::matmul(self.isa, run, alpha, a, b, into, c);
+            return dots::matmul(self.isa, tasks, alpha, a, b, into, c);
         }
         // SAFETY: `c` is the whole of a mutable matrix of this shape.
         if unsafe { accelerate::matmul(alpha, a, b, into, c) } {
@@ -384,11 +399,11 @@ impl Gemm {
         match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
             Level::Amx if m.min(n) >= tiles::LEAST => {
-                self.tiles.matmul::<3>(run, alpha, a, Right::Plain(b), into, c);
+                self.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
             }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Amx => self.packs.matmul(run, alpha, a, b, into, c),
-            _ => portable::matmul(self.isa, run, alpha, a, b, into, c),
+            Level::Avx512 | Level::Amx => self.packs.matmul(tasks, alpha, a, b, into, c),
+            _ => portable::matmul(self.isa, tasks, alpha, a, b, into, c),
         }
     }
 }

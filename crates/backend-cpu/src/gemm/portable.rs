@@ -3,7 +3,7 @@
 use gemm_common::Parallelism;
 use gemm_f32::gemm::f32::get_gemm_fn;
 
-use super::{Into, Mat, Target, Task};
+use super::{Into, Mat, Target, Tasks};
 use crate::Isa;
 
 /// Rows and columns of a tile. Large enough that packing costs little, small enough to share out.
@@ -14,18 +14,10 @@ pub(super) fn squares(m: usize, n: usize) -> usize {
     m.div_ceil(TILE) * n.div_ceil(TILE)
 }
 
-pub(super) fn matmul(
-    isa: Isa,
-    run: impl Fn(usize, &Task<'_>),
-    alpha: f32,
-    a: Mat<'_>,
-    b: Mat<'_>,
-    into: Into,
-    c: Target,
-) {
+pub(super) fn matmul(isa: Isa, tasks: Tasks<'_>, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: Target) {
     let (m, n) = (a.rows, b.cols);
     let across = n.div_ceil(TILE);
-    run(m.div_ceil(TILE) * across, &|task, _| {
+    tasks.run(m.div_ceil(TILE) * across, |task, _| {
         let (i, j) = (task / across * TILE, task % across * TILE);
         let (rows, cols) = (TILE.min(m - i), TILE.min(n - j));
         let (a, b) = (a.part(i, rows, 0, a.cols), b.part(0, b.rows, j, cols));

@@ -1,7 +1,7 @@
 //! The driver of products of panels.
 
 use super::{MR, NR, Packed, Right, Unit, V};
-use crate::gemm::{Into, Mat, Shared, Target, Task, blocks};
+use crate::gemm::{Into, Mat, Shared, Target, Tasks, blocks};
 use crate::{Buffer, CpuError, Isa};
 
 /// Deepest block: a panel of `b` of this depth is 74 KB.
@@ -52,10 +52,10 @@ impl Packs {
         4 * (rows * k.div_ceil(2)).min(self.shared.len())
     }
 
-    /// `c = alpha·a·b`, or `c += alpha·a·b`. `run` gives each task [`SCRATCH`] numbers.
+    /// `c = alpha·a·b`, or `c += alpha·a·b`. Threads have [`SCRATCH`] numbers each.
     pub(in crate::gemm) fn matmul(
         &mut self,
-        run: impl Fn(usize, &Task<'_>),
+        tasks: Tasks<'_>,
         alpha: f32,
         a: Mat<'_>,
         b: Right<'_>,
@@ -65,21 +65,13 @@ impl Packs {
         // What more products are added to comes back soon.
         let into = if into == Into::Stream && a.cols > KC { Into::Set } else { into };
         match b {
-            Right::Plain(b) if a.rows > b.cols => self.by_rows(run, alpha, a, b, into, c),
-            _ => self.by_columns(run, alpha, a, b, into, c),
+            Right::Plain(b) if a.rows > b.cols => self.by_rows(tasks, alpha, a, b, into, c),
+            _ => self.by_columns(tasks, alpha, a, b, into, c),
         }
     }
 
     /// All threads read `a`; each task has some columns.
-    fn by_columns(
-        &mut self,
-        run: impl Fn(usize, &Task<'_>),
-        alpha: f32,
-        a: Mat<'_>,
-        b: Right<'_>,
-        into: Into,
-        c: Target,
-    ) {
+    fn by_columns(&mut self, tasks: Tasks<'_>, alpha: f32, a: Mat<'_>, b: Right<'_>, into: Into, c: Target) {
         let (isa, unit, shared) = (self.isa, self.unit, Shared(self.shared.as_mut_ptr()));
         let (m, k, n) = (a.rows, a.cols, b.shape().1);
         for (i0, rows) in blocks(m, SHARED_ROWS, MR) {
@@ -87,14 +79,14 @@ impl Packs {
             for (p0, depth) in blocks(k, most / KC * KC, KC) {
                 let into = if p0 == 0 { into } else { Into::Add };
                 let (a, pairs) = (a.part(i0, rows, p0, depth), depth.div_ceil(2));
-                run(rows.div_ceil(PACK_ROWS), &|task, _| {
+                tasks.run(rows.div_ceil(PACK_ROWS), |task, _| {
                     let row = task * PACK_ROWS;
                     let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
                     // SAFETY: tasks write different panels, of SHARED numbers in all.
                     unsafe { unit.pack_rows(part, shared.at(row * pairs)) };
                 });
                 let width = NR * (WORK / (rows * depth * NR)).clamp(1, TASK_PANELS);
-                run(n.div_ceil(width), &|task, scratch| {
+                tasks.run(n.div_ceil(width), |task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
                     let first = task * width;
@@ -134,15 +126,7 @@ impl Packs {
     }
 
     /// All threads read `b`; each task has some rows.
-    fn by_rows(
-        &mut self,
-        run: impl Fn(usize, &Task<'_>),
-        alpha: f32,
-        a: Mat<'_>,
-        b: Mat<'_>,
-        into: Into,
-        c: Target,
-    ) {
+    fn by_rows(&mut self, tasks: Tasks<'_>, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: Target) {
         let (isa, unit, shared) = (self.isa, self.unit, Shared(self.shared.as_mut_ptr()));
         let (m, k, n) = (a.rows, a.cols, b.cols);
         for (j0, cols) in blocks(n, SHARED_ROWS, NR) {
@@ -151,14 +135,14 @@ impl Packs {
                 let into = if p0 == 0 { into } else { Into::Add };
                 let pairs = depth.div_ceil(2);
                 let b = b.part(p0, depth, j0, cols);
-                run(cols.div_ceil(PACK_COLS), &|task, _| {
+                tasks.run(cols.div_ceil(PACK_COLS), |task, _| {
                     let col = task * PACK_COLS;
                     let part = b.part(0, depth, col, PACK_COLS.min(cols - col));
                     // SAFETY: tasks write different panels, of SHARED numbers in all.
                     unsafe { unit.pack_columns(part, shared.at(col * pairs)) };
                 });
                 let height = (WORK / (cols * depth)).next_multiple_of(2 * MR).clamp(2 * MR, TASK_ROWS);
-                run(m.div_ceil(height), &|task, scratch| {
+                tasks.run(m.div_ceil(height), |task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
                     let row = task * height;

@@ -27,12 +27,12 @@ mod product;
 mod turn;
 
 use super::bf16::Right;
-use super::{Into, Mat, Shared, Target, Task, blocks};
+use super::{Into, Mat, Shared, Target, Tasks, blocks};
 use crate::isa::Level;
 use crate::memory::HUGE_FROM;
 use crate::{Buffer, CpuError, Isa};
 use operand::Operand;
-use product::{Product, SUMS};
+use product::{Meanwhile, Product, SUMS};
 pub(super) use product::{SPIN, spin};
 
 /// Numbers of a vector, rows of a tile, pairs of a step.
@@ -74,12 +74,13 @@ struct Limits {
 
 impl Limits {
     /// Three parts are split anew for each block of the shared operand, so that it is as large as may be, and
-    /// passes by wide parts of tasks where it does not stay.
+    /// passes by wide parts of tasks where it does not stay. Where it does, both parts that a thread holds then
+    /// and it are to be 1.5 MB.
     const fn of(parts: usize) -> Self {
         if parts == 1 {
             Self { depth: 1536, shared: 1 << 20, stays: 1 << 20, own: 256 << 10, bands: 8 }
         } else {
-            Self { depth: 768, shared: 12 << 20, stays: 5 << 18, own: 320 << 10, bands: 6 }
+            Self { depth: 768, shared: 12 << 20, stays: 5 << 18, own: 160 << 10, bands: 6 }
         }
     }
 
@@ -107,10 +108,10 @@ impl Limits {
     }
 }
 
-/// Numbers that a task packs for itself, and its sums: 1.2 MB, and more so that they lie in huge pages,
-/// which is worth a twentieth.
+/// Numbers that a thread packs for the task at hand and, in three parts, for the next one, and sums: 1.8 MB, and
+/// more so that they lie in huge pages, which is worth a twentieth.
 pub(super) const SCRATCH: usize = {
-    let (one, three) = (Limits::of(1).own_pairs(1), Limits::of(3).own_pairs(3));
+    let (one, three) = (Limits::of(1).own_pairs(1), 2 * Limits::of(3).own_pairs(3));
     let used = SUMS + if one > three { one } else { three };
     let least = HUGE_FROM / 4;
     if used > least { used } else { least }
@@ -172,10 +173,10 @@ impl Packs {
         2 * parts * m.min(n).next_multiple_of(BAND).min(limits.shared_extent(parts, depth)) * depth
     }
 
-    /// `c = alpha·a·b`, or `c += alpha·a·b`, with numbers in `P` parts. `run` gives each task [`SCRATCH`] numbers.
+    /// `c = alpha·a·b`, or `c += alpha·a·b`, with numbers in `P` parts. Threads have [`SCRATCH`] numbers each.
     pub(super) fn matmul<const P: usize>(
         &mut self,
-        run: impl Fn(usize, &Task<'_>),
+        tasks: Tasks<'_>,
         alpha: f32,
         a: Mat<'_>,
         b: Right<'_>,
@@ -205,7 +206,7 @@ impl Packs {
                 let into = if p0 == 0 { into } else { Into::Add };
                 let shared = shared.part(s0, extent, p0, depth);
                 if !shared.is_packed() {
-                    run(extent.div_ceil(PACK), &|task, _| {
+                    tasks.run(extent.div_ceil(PACK), |task, _| {
                         let start = task * PACK;
                         let part = shared.part(start, PACK.min(extent - start), 0, depth);
                         let to = packed.at(start / BAND * depth.div_ceil(STEP) * P * PART);
@@ -216,26 +217,37 @@ impl Packs {
                 }
                 let of_task = |task: usize| {
                     let start = task * width;
-                    (start < own.extent())
-                        .then(|| own.part(start, width.min(own.extent() - start), p0, depth))
+                    own.part(start, width.min(own.extent() - start), p0, depth)
                 };
-                run(own.extent().div_ceil(width), &|task, scratch| {
+                tasks.run_threads(own.extent().div_ceil(width), |tasks, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let (sums, scratch) = scratch.split_at_mut(SUMS);
-                    let own = of_task(task).expect("a task has a part");
-                    let corner = if own_is_a { (task * width, s0) } else { (s0, task * width) };
-                    // SAFETY: the instructions are there; the bands fit the scratch; the shared ones
-                    // were packed above; this task alone writes this part of `c`.
-                    unsafe {
-                        let own = own.bands::<P>(side, scratch.as_mut_ptr().cast());
+                    let place = scratch.as_mut_ptr().cast::<u32>();
+                    let other = place.wrapping_add(if P == 1 { 0 } else { limits.own_pairs(P) });
+                    let mut places = [place, other];
+                    // SAFETY: the instructions are there; the bands of a task fit half of the scratch.
+                    let pack = |part: Operand<'_>, to| unsafe { part.bands::<P>(side, to) };
+                    let mut now = tasks.next().map(|task| (task, pack(of_task(task), place)));
+                    while let Some((task, own)) = now {
+                        let next = tasks.next().map(|task| (task, of_task(task)));
+                        let corner = if own_is_a { (task * width, s0) } else { (s0, task * width) };
                         let shared = shared.packed::<P>(packed.at(0));
                         let (rows, cols) = if own_is_a { (own, shared) } else { (shared, own) };
-                        let ahead = of_task(task + 1).map(|next| next.region());
-                        let steps = depth.div_ceil(STEP);
-                        let sums = sums.as_mut_ptr();
+                        let (steps, sums) = (depth.div_ceil(STEP), sums.as_mut_ptr());
                         let product = Product::<P> { rows, cols, own_is_rows: own_is_a, turned, steps, sums };
+                        let meanwhile = match next {
+                            None => Meanwhile::nothing(),
+                            Some((_, part)) if P == 1 => Meanwhile::fetch(&part, product.steps()),
+                            Some((_, part)) => Meanwhile::pack(part, side, places[1], product.steps()),
+                        };
                         let c = c.of_task(task * width / BAND, p0 + depth == k);
-                        product.run(alpha, into, c.at(corner.0, corner.1), ahead);
+                        // SAFETY: the instructions are there; own bands are packed, and so were the shared ones
+                        // above; the next ones have a place of their own; this task alone writes this part of `c`.
+                        unsafe { product.run(alpha, into, c.at(corner.0, corner.1), meanwhile) };
+                        places.reverse();
+                        now = next.map(|(task, part)| {
+                            (task, if P == 1 { pack(part, place) } else { part.packed::<P>(places[0]) })
+                        });
                     }
                 });
             }
@@ -267,7 +279,7 @@ pub(super) unsafe fn small(alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: Ta
         let cols = Operand::Plain(b.t()).bands::<1>(Side::Right, right);
         let sums = sums.as_mut_ptr();
         let product = Product::<1> { rows, cols, own_is_rows: true, turned: false, steps, sums };
-        product.run(alpha, into, c, None);
+        product.run(alpha, into, c, Meanwhile::nothing());
     }
 }
 

@@ -1,6 +1,7 @@
 //! Operands of products, as they come and as tiles want them.
 
 use super::ahead::Region;
+use super::pack::Packing;
 use super::{BAND, PART, STEP, Side, pack, turn};
 use crate::gemm::Mat;
 use crate::gemm::bf16::{Packed, Right};
@@ -155,6 +156,14 @@ impl<'a> Operand<'a> {
         // SAFETY: the caller's promise.
         unsafe { self.pack::<P>(side, to) };
         self.packed::<P>(to)
+    }
+
+    /// [`Operand::pack`] in so many calls; `None` for weights that are packed.
+    pub fn packing<const P: usize>(self, side: Side, to: *mut u32, calls: usize) -> Option<Packing<'a, P>> {
+        match self {
+            Self::Plain(x) => Some(Packing::new(x, side, to, calls)),
+            Self::Rows(_) | Self::Columns(_) => None,
+        }
     }
 
     /// The memory that packing it, or using it, reads.

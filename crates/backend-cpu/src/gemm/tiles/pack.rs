@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{PART, STEP, Side, TILE, V};
+use super::{BAND, PART, STEP, Side, TILE, V};
 use crate::gemm::Mat;
 use crate::gemm::bf16::avx512::{bits, interleave};
 use crate::gemm::transpose::transpose;
@@ -21,30 +21,151 @@ const AHEAD: usize = 2 * STEP;
 /// times the columns rounded up to a step, times half of `P`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) unsafe fn pack<const P: usize>(x: Mat<'_>, side: Side, to: *mut u32) {
-    let (panels, steps) = (x.rows.div_ceil(V).next_multiple_of(2), x.cols.div_ceil(STEP));
-    let tile = |panel: usize, step: usize| {
-        let at = to.wrapping_add((panel / 2 * steps + step) * P * PART + panel % 2 * TILE);
-        let (row, k) = (panel * V, step * STEP);
-        let whole = row + V <= x.rows && k + STEP <= x.cols;
+    // SAFETY: the caller's promise.
+    (0..Piece::count(x)).for_each(|index| unsafe { Piece::new(x, index).pack::<P>(x, side, to) });
+}
+
+/// The tiles of 16 rows and a step.
+struct Piece {
+    panel: usize,
+    step: usize,
+    steps: usize,
+}
+
+impl Piece {
+    /// In how many `x` is packed.
+    fn count(x: Mat<'_>) -> usize {
+        x.rows.div_ceil(BAND) * 2 * x.cols.div_ceil(STEP)
+    }
+
+    /// They are numbered in the order in which memory is read best.
+    fn new(x: Mat<'_>, index: usize) -> Self {
+        let (panels, steps) = (x.rows.div_ceil(BAND) * 2, x.cols.div_ceil(STEP));
+        let (panel, step) = match Side::of(x) {
+            Side::Left => (index / steps, index % steps),
+            Side::Right => (index % panels, index / panels),
+        };
+        Self { panel, step, steps }
+    }
+
+    /// Its first row and column.
+    fn corner(&self) -> (usize, usize) {
+        (self.panel * V, self.step * STEP)
+    }
+
+    /// Whether all of its rows and columns are there.
+    fn is_whole(&self, x: Mat<'_>) -> bool {
+        let (row, k) = self.corner();
+        row + V <= x.rows && k + STEP <= x.cols
+    }
+
+    /// Where it goes among bands that start at `to`.
+    fn place<const P: usize>(&self, to: *mut u32) -> *mut u32 {
+        to.wrapping_add((self.panel / 2 * self.steps + self.step) * P * PART + self.panel % 2 * TILE)
+    }
+
+    /// Packs it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`pack`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    unsafe fn pack<const P: usize>(&self, x: Mat<'_>, side: Side, to: *mut u32) {
+        let (at, (row, k)) = (self.place::<P>(to), self.corner());
         // SAFETY: a step of a band of those that the caller promised.
         unsafe {
-            match (whole, Side::of(x) == side) {
+            match (self.is_whole(x), Side::of(x) == side) {
                 (true, true) => lines::<P, true>(x, row, k, |line, parts| put(at, line, parts)),
                 (false, true) => lines::<P, false>(x, row, k, |line, parts| put(at, line, parts)),
                 (true, false) => turned::<P, true>(x, row, k, at),
                 (false, false) => turned::<P, false>(x, row, k, at),
             }
         }
-    };
-    // In the order in which memory is read best.
-    if Side::of(x) == Side::Left {
-        for panel in 0..panels {
-            (0..steps).for_each(|step| tile(panel, step));
+    }
+}
+
+/// The operand of the next task, packed line by line between products of this one: what packs has nothing to do
+/// while tiles multiply.
+pub(super) struct Packing<'a, const P: usize> {
+    x: Mat<'a>,
+    side: Side,
+    to: *mut u32,
+    /// The piece after the one at hand.
+    next: usize,
+    pieces: usize,
+    /// Lines of the piece at hand that are still to come, and where they come from and go to.
+    left: usize,
+    from: *const f32,
+    at: *mut u32,
+    way: Way,
+    at_once: usize,
+}
+
+impl<'a, const P: usize> Packing<'a, P> {
+    /// Packs as [`pack`] does, in so many calls of [`Packing::lines`].
+    pub fn new(x: Mat<'a>, side: Side, to: *mut u32, calls: usize) -> Self {
+        let pieces = Piece::count(x);
+        let at_once = (V * pieces).div_ceil(calls);
+        let (from, way) = (x.data.as_ptr(), Way::of::<P>(x));
+        Self { x, side, to, next: 0, pieces, left: 0, from, at: to, way, at_once }
+    }
+
+    /// Packs some lines.
+    ///
+    /// # Safety
+    ///
+    /// As for [`pack`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    pub unsafe fn lines(&mut self) {
+        for _ in 0..self.at_once {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if self.left == 0 && !self.begin() {
+                    return;
+                }
+                put(self.at, 0, whole_line::<P>(self.from, &self.way));
+            }
+            self.from = self.from.wrapping_add(self.way.stride);
+            self.at = self.at.wrapping_add(V);
+            self.left -= 1;
         }
-    } else {
-        for step in 0..steps {
-            (0..panels).for_each(|panel| tile(panel, step));
+    }
+
+    /// Goes to the next piece that goes line by line; others on the way are packed as a whole. False when all are.
+    ///
+    /// # Safety
+    ///
+    /// As for [`pack`].
+    #[cold]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    unsafe fn begin(&mut self) -> bool {
+        while self.next < self.pieces {
+            let piece = Piece::new(self.x, self.next);
+            self.next += 1;
+            if piece.is_whole(self.x) && Side::of(self.x) == self.side {
+                let (row, k) = piece.corner();
+                self.from =
+                    self.x.data.as_ptr().wrapping_add(row * self.x.row_stride + k * self.x.col_stride);
+                self.at = piece.place::<P>(self.to);
+                self.left = V;
+                return true;
+            }
+            // SAFETY: the caller's promise.
+            unsafe { piece.pack::<P>(self.x, self.side, self.to) };
         }
+        false
+    }
+
+    /// Packs what is left.
+    ///
+    /// # Safety
+    ///
+    /// As for [`pack`].
+    pub unsafe fn finish(mut self) {
+        self.at_once = V * self.pieces;
+        // SAFETY: the caller's promise.
+        unsafe { self.lines() };
     }
 }
 
@@ -85,6 +206,53 @@ unsafe fn turned<const P: usize, const WHOLE: bool>(x: Mat<'_>, row: usize, k: u
     }
 }
 
+/// How the lines of a piece lie.
+struct Way {
+    natural: Side,
+    /// Numbers from line to line.
+    stride: usize,
+    /// From the first vector of a line to the second.
+    other: usize,
+    /// From a vector to what is asked for meanwhile.
+    ahead: usize,
+}
+
+impl Way {
+    fn of<const P: usize>(x: Mat<'_>) -> Self {
+        let natural = Side::of(x);
+        let (stride, other, ahead) = match natural {
+            Side::Left => (x.row_stride, V, AHEAD),
+            Side::Right if P == 1 => (2 * x.col_stride, x.col_stride, STEP * x.col_stride),
+            Side::Right => (x.col_stride, V * x.col_stride, STEP * x.col_stride),
+        };
+        Self { natural, stride, other, ahead }
+    }
+
+    /// Asks for what is read later.
+    #[inline(always)]
+    fn fetch(&self, at: *const f32) {
+        // SAFETY: prefetches may be anywhere.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(self.ahead).cast());
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(self.other + self.ahead).cast());
+        }
+    }
+}
+
+/// A line of which all numbers are there.
+///
+/// # Safety
+///
+/// They are, and so are the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+unsafe fn whole_line<const P: usize>(at: *const f32, way: &Way) -> [__m512i; P] {
+    way.fetch(at);
+    // SAFETY: the caller's promise.
+    let (low, high) = unsafe { (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(way.other))) };
+    parts(way.natural, low, high)
+}
+
 /// The pairs of 16 rows from `row` on and a step from column `k` on, in `P` parts, line by line: of each
 /// row where the depth is contiguous, else of each pair of columns. What is outside counts as zero.
 ///
@@ -99,27 +267,22 @@ unsafe fn lines<const P: usize, const WHOLE: bool>(
     k: usize,
     mut line_is: impl FnMut(usize, [__m512i; P]),
 ) {
-    let natural = Side::of(x);
+    let way = Way::of::<P>(x);
     let start = x.data.as_ptr().wrapping_add(row * x.row_stride + k * x.col_stride);
-    let (stride, other, ahead) = match natural {
-        Side::Left => (x.row_stride, V, AHEAD),
-        Side::Right if P == 1 => (2 * x.col_stride, x.col_stride, STEP * x.col_stride),
-        Side::Right => (x.col_stride, V * x.col_stride, STEP * x.col_stride),
-    };
     for line in 0..V {
-        let at = start.wrapping_add(line * stride);
-        // SAFETY: all of it is there, or masked to the numbers that are; prefetches may be anywhere.
+        let at = start.wrapping_add(line * way.stride);
+        if WHOLE {
+            // SAFETY: the caller's promise.
+            line_is(line, unsafe { whole_line(at, &way) });
+            continue;
+        }
+        way.fetch(at);
+        let (low, high) = masks::<P>(way.natural, line, x.rows.saturating_sub(row), x.cols - k);
+        // SAFETY: masked to the numbers that are there.
         let (low, high) = unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast());
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(other + ahead).cast());
-            if WHOLE {
-                (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(other)))
-            } else {
-                let (low, high) = masks::<P>(natural, line, x.rows.saturating_sub(row), x.cols - k);
-                (_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(other)))
-            }
+            (_mm512_maskz_loadu_ps(low, at), _mm512_maskz_loadu_ps(high, at.wrapping_add(way.other)))
         };
-        line_is(line, parts(natural, low, high));
+        line_is(line, parts(way.natural, low, high));
     }
 }
 
@@ -180,6 +343,7 @@ mod tests {
     use super::*;
     use crate::Isa;
     use crate::isa::Level;
+    use crate::kernels::check::values;
 
     fn parts_of(x: f32) -> [f32; 3] {
         // SAFETY: the caller looked for the instructions.
@@ -217,6 +381,30 @@ mod tests {
         }
         for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0x7FFF_FFFF)] {
             assert!(parts_of(x)[2].is_nan(), "{x}");
+        }
+    }
+
+    #[test]
+    fn line_by_line_packs_the_same() {
+        if Isa::detect().level() != Level::Amx {
+            return;
+        }
+        for (rows, cols) in [(1, 1), (16, 32), (17, 33), (40, 70), (64, 96)] {
+            let x = values(rows * cols, 1);
+            let len = rows.next_multiple_of(BAND) * cols.next_multiple_of(STEP) * 3 / 2;
+            for x in [Mat::new(&x, rows, cols), Mat::new(&x, cols, rows).t()] {
+                for (side, calls) in [(Side::Left, 1), (Side::Right, 7), (Side::Left, 5000)] {
+                    let (mut wanted, mut got) = (vec![1; len], vec![2; len]);
+                    // SAFETY: the instructions are there, and so is the room.
+                    unsafe {
+                        pack::<3>(x, side, wanted.as_mut_ptr());
+                        let mut packing = Packing::<3>::new(x, side, got.as_mut_ptr(), calls);
+                        (0..calls / 2).for_each(|_| packing.lines());
+                        packing.finish();
+                    }
+                    assert_eq!(got, wanted, "{side:?}, {rows} × {cols} in {calls}");
+                }
+            }
         }
     }
 }

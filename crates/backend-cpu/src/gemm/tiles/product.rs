@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::ahead::{Ahead, Region};
-use super::operand::Bands;
-use super::{BAND, PART, STEP, TILE, V};
+use super::ahead::Ahead;
+use super::operand::{Bands, Operand};
+use super::pack::Packing;
+use super::{BAND, PART, PRODUCTS_OF_PARTS, STEP, Side, TILE, V};
 use crate::gemm::amx::{ROW_BYTES, Tiles, fetch, load, multiply, store, zero};
 use crate::gemm::transpose::transpose;
 use crate::gemm::{Into, Target, blocks};
@@ -15,10 +16,40 @@ const GROUP: usize = 8;
 pub(super) const SUMS: usize = GROUP * 4 * TILE;
 
 /// Most steps that are multiplied at once. A band of bf16 that is so deep stays in the first-level cache
-/// while others pass by from the second, which could not bring both in time; six products of two parts
-/// need less of it, so that sums in three parts stay in registers.
-const fn deepest(parts: usize) -> usize {
-    if parts == 1 { 8 } else { usize::MAX }
+/// while others pass by from the second, which could not bring both in time. Six products of two parts need
+/// less of it, so that sums in three parts stay in registers, unless the depth is two times what stays in that cache.
+const fn deepest(parts: usize, steps: usize) -> usize {
+    match parts {
+        1 => 8,
+        _ if steps <= 8 => 4,
+        _ => usize::MAX,
+    }
+}
+
+/// What becomes of the next task's part while tiles multiply that of this one. Packing three parts beside six products
+/// gains a twentieth of a step in f32; packing one beside one product costs a thirtieth in bf16.
+pub(super) struct Meanwhile<'a, const P: usize> {
+    /// It comes into the cache.
+    ahead: Ahead,
+    /// It is packed.
+    packing: Option<Packing<'a, P>>,
+}
+
+impl<'a, const P: usize> Meanwhile<'a, P> {
+    /// Nothing.
+    pub fn nothing() -> Self {
+        Self { ahead: Ahead::new(None, 0), packing: None }
+    }
+
+    /// A part comes into the cache, within so many steps.
+    pub fn fetch(part: &Operand<'_>, steps: usize) -> Self {
+        Self { ahead: Ahead::new(Some(part.region()), steps), packing: None }
+    }
+
+    /// A part is packed, within so many steps, unless it is packed already. `to` is as for [`Operand::pack`].
+    pub fn pack(part: Operand<'a>, side: Side, to: *mut u32, steps: usize) -> Self {
+        Self { packing: part.packing(side, to, PAUSES * steps), ..Self::nothing() }
+    }
 }
 
 /// The product of a task: all bands of its own operand with all of the shared one.
@@ -35,16 +66,19 @@ pub(super) struct Product<const P: usize> {
 }
 
 impl<const P: usize> Product<P> {
-    /// `c = alpha·a·b`, or `c += alpha·a·b`; meanwhile `ahead` comes into the cache.
+    /// Steps of all pairs of bands.
+    pub fn steps(&self) -> usize {
+        self.rows.extent.div_ceil(BAND) * self.cols.extent.div_ceil(BAND) * self.steps
+    }
+
+    /// `c = alpha·a·b`, or `c += alpha·a·b`; with what happens meanwhile.
     ///
     /// # Safety
     ///
     /// The instructions of AMX's level are there; bands are packed, `steps` deep; `c` is writable for
-    /// this product, and nobody else uses it; there is room for the sums.
+    /// this product, and nobody else uses it; there is room for the sums, and for what is packed.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    pub unsafe fn run(&self, alpha: f32, into: Into, c: Target, ahead: Option<Region>) {
-        let bands = self.rows.extent.div_ceil(BAND) * self.cols.extent.div_ceil(BAND);
-        let mut ahead = Ahead::new(ahead, bands * self.steps);
+    pub unsafe fn run(&self, alpha: f32, into: Into, c: Target, mut meanwhile: Meanwhile<'_, P>) {
         // SAFETY: the instructions are there.
         let _tiles = unsafe { Tiles::new() };
         for col in (0..self.cols.extent).step_by(GROUP * BAND) {
@@ -55,13 +89,17 @@ impl<const P: usize> Product<P> {
                 unsafe {
                     let own = if self.own_is_rows { row } else { col };
                     let c = Target { squares: c.squares.of_task(own / BAND), ..c.at(row, col) };
-                    self.multiply((row, height), (col, width), into, c, &mut ahead);
+                    self.multiply((row, height), (col, width), into, c, &mut meanwhile);
                     if self.turned {
                         (0..4 * width.div_ceil(BAND)).for_each(|tile| turn(self.sums.add(tile * TILE)));
                     }
                     self.write((height, width), alpha, into, c);
                 }
             }
+        }
+        if let Some(packing) = meanwhile.packing {
+            // SAFETY: the caller's promise.
+            unsafe { packing.finish() };
         }
         if into == Into::Stream {
             // Whoever waits for this task sees what it wrote past the caches.
@@ -82,9 +120,9 @@ impl<const P: usize> Product<P> {
         (col, width): (usize, usize),
         into: Into,
         c: Target,
-        ahead: &mut Ahead,
+        meanwhile: &mut Meanwhile<'_, P>,
     ) {
-        for (first, steps) in blocks(self.steps, deepest(P), 1) {
+        for (first, steps) in blocks(self.steps, deepest(P, self.steps), 1) {
             let fetched = if into == Into::Stream || first + steps < self.steps { 0 } else { height };
             let rows = self.rows.at::<P>(row, first);
             for j in (0..width).step_by(BAND) {
@@ -99,9 +137,17 @@ impl<const P: usize> Product<P> {
                     begin(sums, first == 0);
                     for step in 0..steps {
                         lines.fetch();
-                        ahead.step();
                         let (left, right) = (left.add(step * P * PART), right.add(step * P * PART));
-                        if P == 1 { one_part(left, right) } else { three_parts(left, right) }
+                        if P == 1 {
+                            meanwhile.ahead.step();
+                            one_part(left, right);
+                        } else {
+                            three_parts(left, right, || {
+                                if let Some(packing) = &mut meanwhile.packing {
+                                    packing.lines();
+                                }
+                            });
+                        }
                     }
                     store!(0, sums, ROW_BYTES);
                     store!(1, sums.add(TILE), ROW_BYTES);
@@ -272,14 +318,19 @@ unsafe fn one_part(left: *const u32, right: *const u32) {
     }
 }
 
+/// Pauses of [`three_parts`].
+const PAUSES: usize = PRODUCTS_OF_PARTS;
+
 /// The six products of parts of a step, of two tiles on either side. Parts follow each other so that each
-/// product brings one new pair of tiles only.
+/// product brings one new pair of tiles only. `pause` comes behind each of them: tiles take so long that
+/// vectors get some work done.
 ///
 /// # Safety
 ///
 /// Tiles are configured; both steps are there.
-#[inline(always)]
-unsafe fn three_parts(left: *const u32, right: *const u32) {
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+unsafe fn three_parts(left: *const u32, right: *const u32, mut pause: impl FnMut()) {
     const HI: usize = 0;
     const MID: usize = PART;
     const LO: usize = 2 * PART;
@@ -292,6 +343,7 @@ unsafe fn three_parts(left: *const u32, right: *const u32) {
             load!(5, left.add($part + TILE), ROW_BYTES);
             multiply!(2, 5, 6);
             multiply!(3, 5, 7);
+            pause();
         };
     }
     macro_rules! next_right {
@@ -302,11 +354,13 @@ unsafe fn three_parts(left: *const u32, right: *const u32) {
             multiply!(1, 4, 7);
             multiply!(2, 5, 6);
             multiply!(3, 5, 7);
+            pause();
         };
     }
     // SAFETY: the caller's promise.
     unsafe {
         one_part(left.add(HI), right.add(LO));
+        pause();
         next_right!(MID);
         next_left!(MID);
         next_right!(HI);
