@@ -235,12 +235,30 @@ impl Shared {
         // SAFETY: the caller of `run` keeps the closure until every thread has left the job.
         let f = unsafe { &*f };
         let result = catch_unwind(AssertUnwindSafe(|| {
-            f(&mut std::iter::from_fn(|| self.left.next(worker)), worker);
+            f(&mut Claims { left: &self.left, worker }, worker);
         }));
         if let Err(panic) = result {
             self.left.clear();
             *lock(&self.panic) = Some(panic);
         }
+    }
+}
+
+/// The tasks of a thread. The least of its size hint is what is left of its own stretch, as long as nobody takes some of it.
+struct Claims<'a> {
+    left: &'a Stretches,
+    worker: usize,
+}
+
+impl Iterator for Claims<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.left.next(self.worker)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left.left(self.worker), None)
     }
 }
 
@@ -402,6 +420,24 @@ mod tests {
                     });
                     assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_may_ask_for_its_next_task_before_it_is_done_with_one() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads).unwrap();
+            for tasks in [0, 1, 3, 200] {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run_threads(tasks, |tasks, _| {
+                    let mut now = tasks.next();
+                    while let Some(task) = now {
+                        now = tasks.next();
+                        counts[task].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} threads");
             }
         }
     }

@@ -76,6 +76,11 @@ impl Stretches {
         }
     }
 
+    /// How many tasks are left of a thread's own stretch, unless others take them.
+    pub fn left(&self, thread: usize) -> usize {
+        self.0[thread].get().len()
+    }
+
     /// The later half of what is left of the longest stretch.
     fn steal(&self) -> Option<Range<usize>> {
         loop {
@@ -101,6 +106,7 @@ mod tests {
     fn a_thread_takes_its_own_tasks_in_order_and_then_later_halves() {
         let stretches = Stretches::new(2);
         stretches.fill(16);
+        assert_eq!((stretches.left(0), stretches.left(1)), (8, 8));
         let order: Vec<_> = std::iter::from_fn(|| stretches.next(1)).collect();
         assert_eq!(order, [8, 9, 10, 11, 12, 13, 14, 15, 4, 5, 6, 7, 2, 3, 1, 0]);
         assert_eq!(stretches.next(0), None);

@@ -229,7 +229,9 @@ impl Packs {
                     let pack = |part: Operand<'_>, to| unsafe { part.bands::<P>(side, to) };
                     let mut now = tasks.next().map(|task| (task, pack(of_task(task), place)));
                     while let Some((task, own)) = now {
-                        let next = tasks.next().map(|task| (task, of_task(task)));
+                        // The last of a thread's tasks is left to whoever is free first.
+                        let more = tasks.size_hint().0 > 1;
+                        let next = more.then(|| tasks.next()).flatten().map(|task| (task, of_task(task)));
                         let corner = if own_is_a { (task * width, s0) } else { (s0, task * width) };
                         let shared = shared.packed::<P>(packed.at(0));
                         let (rows, cols) = if own_is_a { (own, shared) } else { (shared, own) };
@@ -245,9 +247,11 @@ impl Packs {
                         // above; the next ones have a place of their own; this task alone writes this part of `c`.
                         unsafe { product.run(alpha, into, c.at(corner.0, corner.1), meanwhile) };
                         places.reverse();
-                        now = next.map(|(task, part)| {
-                            (task, if P == 1 { pack(part, place) } else { part.packed::<P>(places[0]) })
-                        });
+                        now = match next {
+                            Some((task, part)) if P > 1 => Some((task, part.packed::<P>(places[0]))),
+                            Some((task, part)) => Some((task, pack(part, place))),
+                            None => tasks.next().map(|task| (task, pack(of_task(task), places[0]))),
+                        };
                     }
                 });
             }
