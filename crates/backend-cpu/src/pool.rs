@@ -119,7 +119,8 @@ impl Pool {
 
     /// Calls `f` at most once in each thread, with the tasks that this thread takes one by one and its scratch
     /// memory: a thread that asks for a task before it is done with another knows what comes next. Every task
-    /// below `tasks` goes to one thread, as long as each asks until there are none.
+    /// below `tasks` goes to one thread, as long as each asks until there are none. The lower size hint is what this
+    /// thread has for itself unless others take it: nothing to rely on but for choosing whether to ask ahead.
     pub fn run_threads(&self, tasks: usize, f: impl Fn(&mut dyn Iterator<Item = usize>, &mut [f32]) + Sync) {
         let scratch = Scratch(&self.scratch);
         self.start(tasks, &|tasks, worker| {
@@ -244,7 +245,8 @@ impl Shared {
     }
 }
 
-/// The tasks of a thread. The least of its size hint is what is left of its own stretch, as long as nobody takes some of it.
+/// The tasks of a thread. The least of its size hint is what is left of its own stretch, of which others may take
+/// some meanwhile.
 struct Claims<'a> {
     left: &'a Stretches,
     worker: usize,
