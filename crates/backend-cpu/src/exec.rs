@@ -1,7 +1,7 @@
 //! What every operation needs: threads, instructions, matrix products.
 
 use crate::gemm::Gemm;
-use crate::{CpuError, Into, Isa, Mat, MatMut, Plan, Pool, Precision, Right};
+use crate::{CpuError, Into, Isa, Left, Mat, MatMut, Plan, Pool, Precision, Right};
 
 /// Threads, vector instructions and the matrix product of one backend.
 pub struct Exec {
@@ -29,7 +29,7 @@ impl Exec {
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in f32.
     pub fn matmul(&mut self, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
-        self.gemm.matmul(&self.pool, alpha, a, b, into, c);
+        self.gemm.matmul(&self.pool, alpha, a.into(), b, into, c);
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in the precision of the plan.
@@ -37,8 +37,11 @@ impl Exec {
     /// # Panics
     ///
     /// When `b` is packed and the precision is f32.
-    pub fn product(&mut self, alpha: f32, a: Mat<'_>, b: Right<'_>, into: Into, c: MatMut<'_>) {
-        self.gemm.product(&self.pool, alpha, a, b, into, c);
+    pub fn product<'a, A>(&mut self, alpha: f32, a: A, b: Right<'_>, into: Into, c: MatMut<'_>)
+    where
+        Left<'a>: From<A>,
+    {
+        self.gemm.product(&self.pool, alpha, Left::from(a), b, into, c);
     }
 
     /// [`Exec::product`], with the sum of the squares of what `c` is then, where the kernel takes it on its
@@ -51,6 +54,6 @@ impl Exec {
         into: Into,
         c: MatMut<'_>,
     ) -> Option<f64> {
-        self.gemm.product_and_squares(&self.pool, alpha, a, b, into, c)
+        self.gemm.product_and_squares(&self.pool, alpha, a.into(), b, into, c)
     }
 }

@@ -5,8 +5,8 @@ use model::ModelConfig;
 use model::{Role, TokenId};
 
 use crate::kernels::cross_entropy;
-use crate::train::{gradient, normalise};
-use crate::{Act, Cpu, Into, Mat, MatMut, Rows, RowsMut};
+use crate::train::{gradient, norm_of};
+use crate::{Act, Cpu, Into, Left, Mat, MatMut, Rows, RowsMut};
 
 /// Most tokens, and most logits, of one pass through the head: 32 MiB.
 const HEAD_TOKENS: usize = 256;
@@ -19,23 +19,19 @@ impl Cpu {
         let count = self.count_targets(targets)?;
         let (dim, vocab) = (c.dim, c.vocab);
         let factor = 1.0 / count.max(1) as f32;
-        let norm = &mut self.scratch.norm[..tokens * dim];
-        normalise(
-            &self.exec,
-            x,
-            self.storage.weight(Role::FinalNorm, Role::FinalNorm, None),
-            c.norm_eps,
-            norm,
-        );
         let head = if c.tied { Role::Embed } else { Role::Head };
         let step = head_tokens(c);
         self.scratch.losses.resize(tokens, 0.0);
         for start in (0..tokens).step_by(step) {
             let rows = step.min(tokens - start);
-            let norm = Mat::new(&norm[start * dim..], rows, dim);
             let logits = &mut self.scratch.logits[..rows * vocab];
             let w = self.storage.matrix(head, head, None, dim);
-            self.exec.product(1.0, norm, w.t(), Into::Set, MatMut::new(logits, rows, vocab));
+            {
+                let gain = self.storage.weight(Role::FinalNorm, Role::FinalNorm, None);
+                let norm = norm_of(isa, &x.0[start * dim..], gain, c.norm_eps);
+                let norm = Left::made(&mut self.scratch.norm[..rows * dim], dim, &norm);
+                self.exec.product(1.0, norm, w.t(), Into::Set, MatMut::new(logits, rows, vocab));
+            }
             let backward = dx.is_some();
             let parts = (
                 Rows::new(&targets[start..start + rows], 1),
@@ -58,6 +54,7 @@ impl Cpu {
                 let dz = Mat::new(logits, rows, vocab);
                 let dnorm = &mut self.scratch.dnorm[start * dim..(start + rows) * dim];
                 self.exec.product(1.0, dz, w.right(), Into::Set, MatMut::new(dnorm, rows, dim));
+                let norm = Mat::new(&self.scratch.norm, rows, dim);
                 gradient(&mut self.exec, &mut self.storage, (head, head, None), 1.0, dz, norm);
             }
         }

@@ -46,7 +46,8 @@ impl Cpu {
     /// Turns [`Host::dqkv`] back through the rotation and the norms of queries and keys, or adds up the
     /// gradients of the biases. The plan recomputes, so that there is one [`Host::raw`].
     pub fn backward_rotation(&mut self, layer: usize) {
-        self.rotation_backward(layer);
+        self.rotation_backward();
+        self.qk_norm_backward(layer);
         if self.config.qkv_bias {
             self.bias_backward(Some(layer));
         }

@@ -34,7 +34,7 @@ mod weights;
 
 pub use exec::Exec;
 pub use footprint::count;
-pub use gemm::{Into, Mat, MatMut, Packed, Right};
+pub use gemm::{Into, Left, Mat, MatMut, Packed, Right};
 pub use host::Host;
 pub use infer::{CpuInfer, FillRow, OneBlock, Timed};
 pub use isa::Isa;

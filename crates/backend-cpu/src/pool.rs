@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::stretches::Stretches;
+use crate::stretches::{Share, Stretches};
 use crate::{Buffer, CpuError, footprint};
 
 /// Turns of an empty loop before a thread without work sleeps: some tens of microseconds.
@@ -33,7 +33,7 @@ pub struct Pool {
 unsafe impl Sync for Pool {}
 
 /// What a thread does in a job: it gets its tasks, and its number.
-type Job<'a> = dyn Fn(&mut dyn Iterator<Item = usize>, usize) + Sync + 'a;
+type Job<'a> = dyn Fn(&mut dyn Share, usize) + Sync + 'a;
 
 struct Shared {
     /// Number of the job in the high half, [`OPEN`], and how many threads are in it.
@@ -119,9 +119,8 @@ impl Pool {
 
     /// Calls `f` at most once in each thread, with the tasks that this thread takes one by one and its scratch
     /// memory: a thread that asks for a task before it is done with another knows what comes next. Every task
-    /// below `tasks` goes to one thread, as long as each asks until there are none. The lower size hint is what this
-    /// thread has for itself unless others take it: nothing to rely on but for choosing whether to ask ahead.
-    pub fn run_threads(&self, tasks: usize, f: impl Fn(&mut dyn Iterator<Item = usize>, &mut [f32]) + Sync) {
+    /// below `tasks` goes to one thread, as long as each asks until there are none.
+    pub fn run_threads(&self, tasks: usize, f: impl Fn(&mut dyn Share, &mut [f32]) + Sync) {
         let scratch = Scratch(&self.scratch);
         self.start(tasks, &|tasks, worker| {
             // SAFETY: worker numbers of the threads in a job differ, and `start` lets one job run
@@ -236,31 +235,12 @@ impl Shared {
         // SAFETY: the caller of `run` keeps the closure until every thread has left the job.
         let f = unsafe { &*f };
         let result = catch_unwind(AssertUnwindSafe(|| {
-            f(&mut Claims { left: &self.left, worker }, worker);
+            f(&mut self.left.share(worker), worker);
         }));
         if let Err(panic) = result {
             self.left.clear();
             *lock(&self.panic) = Some(panic);
         }
-    }
-}
-
-/// The tasks of a thread. The least of its size hint is what is left of its own stretch, of which others may take
-/// some meanwhile.
-struct Claims<'a> {
-    left: &'a Stretches,
-    worker: usize,
-}
-
-impl Iterator for Claims<'_> {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        self.left.next(self.worker)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left.left(self.worker), None)
     }
 }
 

@@ -40,6 +40,38 @@ fn unpacked(tasks: u64) -> Range<usize> {
     (tasks >> 32) as usize..tasks as u32 as usize
 }
 
+/// The tasks of a thread, which it takes one by one.
+pub trait Share: Iterator<Item = usize> {
+    /// How many are left of its own stretch. Others may take some meanwhile, and more may come from theirs.
+    fn own(&self) -> usize;
+}
+
+impl Share for Range<usize> {
+    fn own(&self) -> usize {
+        self.len()
+    }
+}
+
+/// What a thread gets of [`Stretches`].
+struct Turns<'a> {
+    all: &'a Stretches,
+    thread: usize,
+}
+
+impl Iterator for Turns<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.all.next(self.thread)
+    }
+}
+
+impl Share for Turns<'_> {
+    fn own(&self) -> usize {
+        self.all.0[self.thread].get().len()
+    }
+}
+
 /// The tasks of a job that nobody has taken yet. Who takes one learns nothing of what others wrote: the
 /// beginning and the end of a job see to that.
 pub struct Stretches(Box<[Left]>);
@@ -62,8 +94,13 @@ impl Stretches {
         self.0.iter().for_each(|left| left.set(&(0..0)));
     }
 
+    /// The tasks of a thread, as long as there are any.
+    pub fn share(&self, thread: usize) -> impl Share {
+        Turns { all: self, thread }
+    }
+
     /// The next task for a thread; `None` when all are taken.
-    pub fn next(&self, thread: usize) -> Option<usize> {
+    fn next(&self, thread: usize) -> Option<usize> {
         let own = &self.0[thread];
         loop {
             let left = own.get();
@@ -74,11 +111,6 @@ impl Stretches {
                 return Some(left.start);
             }
         }
-    }
-
-    /// How many tasks are left of a thread's own stretch, unless others take them.
-    pub fn left(&self, thread: usize) -> usize {
-        self.0[thread].get().len()
     }
 
     /// The later half of what is left of the longest stretch.
@@ -106,10 +138,10 @@ mod tests {
     fn a_thread_takes_its_own_tasks_in_order_and_then_later_halves() {
         let stretches = Stretches::new(2);
         stretches.fill(16);
-        assert_eq!((stretches.left(0), stretches.left(1)), (8, 8));
-        let order: Vec<_> = std::iter::from_fn(|| stretches.next(1)).collect();
+        assert_eq!((stretches.share(0).own(), stretches.share(1).own()), (8, 8));
+        let order: Vec<_> = stretches.share(1).collect();
         assert_eq!(order, [8, 9, 10, 11, 12, 13, 14, 15, 4, 5, 6, 7, 2, 3, 1, 0]);
-        assert_eq!(stretches.next(0), None);
+        assert_eq!((stretches.share(0).own(), stretches.share(0).next()), (0, None));
     }
 
     #[test]
@@ -123,7 +155,7 @@ mod tests {
                     for thread in 0..threads {
                         let (stretches, counts) = (&stretches, &counts);
                         scope.spawn(move || {
-                            while let Some(task) = stretches.next(thread) {
+                            for task in stretches.share(thread) {
                                 counts[task].fetch_add(1, Ordering::Relaxed);
                             }
                         });
@@ -143,6 +175,6 @@ mod tests {
         let stretches = Stretches::new(3);
         stretches.fill(100);
         stretches.clear();
-        assert!((0..3).all(|thread| stretches.next(thread).is_none()));
+        assert!((0..3).all(|thread| stretches.share(thread).next().is_none()));
     }
 }

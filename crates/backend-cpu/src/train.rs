@@ -11,7 +11,9 @@ use crate::kernels::{embedding, muon, rms_norm, rope, swiglu};
 use crate::memory::CpuResult;
 use crate::params::Storage;
 use crate::update::{CHUNK, Moving};
-use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut, Plan, Precision, Right, Rows, RowsMut, WeightFormat};
+use crate::{
+    Buffer, CpuError, Exec, Into, Isa, Left, Mat, MatMut, Plan, Precision, Right, Rows, RowsMut, WeightFormat,
+};
 
 /// An activation, `[tokens, dim]`.
 #[derive(Debug)]
@@ -189,8 +191,8 @@ impl Cpu {
         let (isa, l) = (self.exec.isa, Some(layer));
         let inside = &mut self.layers[slot];
         let (q, qk, row) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
-        let norm = &mut self.scratch.norm[..tokens * c.dim];
-        normalise(&self.exec, x, self.storage.weight(Role::AttnNorm, Role::AttnNorm, l), c.norm_eps, norm);
+        let norm = norm_of(isa, &x.0, self.storage.weight(Role::AttnNorm, Role::AttnNorm, l), c.norm_eps);
+        let norm = Left::made(&mut self.scratch.norm[..tokens * c.dim], c.dim, &norm);
         let qkv = &mut inside.qkv[..tokens * row];
         let mut into = Into::Set;
         if c.qkv_bias {
@@ -200,7 +202,7 @@ impl Cpu {
         }
         let w = self.storage.matrix(Role::Q, Role::V, l, c.dim);
         let y = MatMut::new(qkv, tokens, row);
-        self.exec.product(1.0, Mat::new(norm, tokens, c.dim), w.t(), into, y);
+        self.exec.product(1.0, norm, w.t(), into, y);
 
         let (rope, seq, eps) = (&self.rope, self.seq, c.norm_eps);
         if c.qk_norm {
@@ -224,12 +226,13 @@ impl Cpu {
     /// Fills what the feed-forward keeps: gate and up.
     fn ffn_inside(&mut self, layer: usize, x: &Act) {
         let (c, tokens, slot, l) = (&self.config, self.tokens.len(), self.inside(layer), Some(layer));
-        let norm = &mut self.scratch.norm[..tokens * c.dim];
-        normalise(&self.exec, x, self.storage.weight(Role::FfnNorm, Role::FfnNorm, l), c.norm_eps, norm);
+        let norm =
+            norm_of(self.exec.isa, &x.0, self.storage.weight(Role::FfnNorm, Role::FfnNorm, l), c.norm_eps);
+        let norm = Left::made(&mut self.scratch.norm[..tokens * c.dim], c.dim, &norm);
         let w = self.storage.matrix(Role::Gate, Role::Up, l, c.dim);
         let gate_up = &mut self.layers[slot].gate_up[..tokens * 2 * c.hidden];
         let y = MatMut::new(gate_up, tokens, 2 * c.hidden);
-        self.exec.product(1.0, Mat::new(norm, tokens, c.dim), w.t(), Into::Set, y);
+        self.exec.product(1.0, norm, w.t(), Into::Set, y);
     }
 
     /// The gradient of the input of a block: that of its output (`dy`, in place), plus what comes
@@ -271,20 +274,28 @@ impl Cpu {
         );
     }
 
-    /// Turns the gradients in `dqkv` back through the rotation and the norms of queries and keys.
-    pub(crate) fn rotation_backward(&mut self, layer: usize) {
-        let (c, tokens, isa, slot) = (&self.config, self.tokens.len(), self.exec.isa, self.inside(layer));
-        let (q, qk, row) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
-        let (rope, seq, d, eps) = (&self.rope, self.seq, c.head_dim, c.norm_eps);
+    /// Turns the gradients in `dqkv` back through the rotation of queries and keys.
+    pub(crate) fn rotation_backward(&mut self) {
+        let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
+        let (qk, row) = (c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
+        let (rope, seq) = (&self.rope, self.seq);
         let dqkv = &mut self.scratch.dqkv[..tokens * row];
         self.exec.pool.each(RowsMut::new(dqkv, ROWS * row), |chunk, dqkv| {
             for (t, dqkv) in dqkv.chunks_exact_mut(row).enumerate() {
                 rope.backward(isa, (chunk * ROWS + t) % seq, &mut dqkv[..qk]);
             }
         });
+    }
+
+    /// Turns the gradients in `dqkv` back through the norms of queries and keys, if there are such norms.
+    pub(crate) fn qk_norm_backward(&mut self, layer: usize) {
+        let (c, tokens, isa, slot) = (&self.config, self.tokens.len(), self.exec.isa, self.inside(layer));
         if !c.qk_norm {
             return;
         }
+        let (q, qk, row) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
+        let (d, eps) = (c.head_dim, c.norm_eps);
+        let dqkv = &mut self.scratch.dqkv[..tokens * row];
         let gains = [Role::QNorm, Role::KNorm].map(|r| self.storage.weight(r, r, Some(layer)));
         let raw = Rows::new(&self.layers[slot].raw[..tokens * qk], ROWS * qk);
         let chunks = tokens.div_ceil(ROWS);
@@ -364,15 +375,16 @@ impl Train for Cpu {
         self.ffn_inside(layer, &x);
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let (isa, hidden) = (self.exec.isa, c.hidden);
-        let gate_up = Rows::new(&self.layers[slot].gate_up[..tokens * 2 * hidden], 2 * hidden);
-        let gated = &mut self.scratch.wide[..tokens * hidden];
-        self.exec.pool.each((gate_up, RowsMut::new(gated, hidden)), |_, (gate_up, y)| {
-            let (gate, up) = gate_up.split_at(hidden);
-            swiglu::forward(isa, gate, up, y);
-        });
+        let gate_up = &self.layers[slot].gate_up;
+        let gate = |first: usize, y: &mut [f32]| {
+            for (gate_up, y) in gate_up[first * 2 * hidden..].chunks(2 * hidden).zip(y.chunks_mut(hidden)) {
+                let (gate, up) = gate_up.split_at(hidden);
+                swiglu::forward(isa, gate, up, y);
+            }
+        };
+        let gated = Left::made(&mut self.scratch.wide[..tokens * hidden], hidden, &gate);
         let w = self.storage.matrix(Role::Down, Role::Down, Some(layer), hidden);
         copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
-        let gated = Mat::new(gated, tokens, hidden);
         self.exec.product(c.residual_scale, gated, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
         self.keep(layer, 1, x);
         Ok(y)
@@ -441,7 +453,7 @@ impl Train for Cpu {
             let gain = self.storage.weight(Role::AttnNorm, Role::AttnNorm, l);
             normalise(&self.exec, &x, gain, self.config.norm_eps, norm);
         }
-        let (c, tokens) = (&self.config, self.tokens.len());
+        let (c, tokens, isa, rope) = (&self.config, self.tokens.len(), self.exec.isa, &self.rope);
         let (dim, q, row) = (c.dim, c.q_dim(), c.q_dim() + 2 * c.kv_dim());
         let d = Mat::new(&dy.0, tokens, dim);
         let inside = &self.layers[slot];
@@ -453,6 +465,7 @@ impl Train for Cpu {
         attention::backward(
             &self.exec,
             Heads::new(c, self.seq),
+            |position, heads| rope.backward(isa, position, heads),
             &inside.qkv[..tokens * row],
             &inside.o[..tokens * q],
             &inside.lse[..tokens * c.heads],
@@ -460,7 +473,7 @@ impl Train for Cpu {
             &mut self.scratch.delta[..tokens * c.heads],
             &mut self.scratch.dqkv[..tokens * row],
         );
-        self.rotation_backward(layer);
+        self.qk_norm_backward(layer);
         if self.config.qkv_bias {
             self.bias_backward(l);
         }
@@ -502,10 +515,18 @@ impl Train for Cpu {
 }
 
 pub(crate) fn normalise(exec: &Exec, x: &Act, gain: &[f32], eps: f32, norm: &mut [f32]) {
-    let (isa, len) = (exec.isa, ROWS * gain.len());
-    exec.pool.each((Rows::new(&x.0[..norm.len()], len), RowsMut::new(norm, len)), |_, (x, norm)| {
-        rms_norm::forward(isa, x, gain, eps, norm);
-    });
+    let norm_of = norm_of(exec.isa, &x.0, gain, eps);
+    exec.pool.each(RowsMut::new(norm, ROWS * gain.len()), |chunk, norm| norm_of(chunk * ROWS, norm));
+}
+
+/// Writes the norms of some rows of `x`, from one on.
+pub(crate) fn norm_of<'a>(
+    isa: Isa,
+    x: &'a [f32],
+    gain: &'a [f32],
+    eps: f32,
+) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+    move |first, norm| rms_norm::forward(isa, &x[first * gain.len()..][..norm.len()], gain, eps, norm)
 }
 
 /// Adds `alpha · dyᵀ·x` to the gradients of the matrix from role `first` to role `last`.

@@ -82,7 +82,7 @@ mod blas {
             return false;
         };
         let beta = if into == Into::Add { 1.0 } else { 0.0 };
-        let (from_a, from_b) = (a.data.as_ptr(), b.data.as_ptr());
+        let (from_a, from_b) = (a.as_ptr(), b.as_ptr());
         // SAFETY: `Mat` checked that its numbers are there, `layout` that the steps describe them;
         // the caller answers for `c`, which is not read when beta is 0.
         unsafe {
@@ -149,10 +149,7 @@ mod blas {
                         let mut c = vec![if into == Into::Set { f32::NAN } else { 0.25 }; m * (n + 3)];
                         let mut wanted = vec![0.0; m * n];
                         for (at, w) in wanted.iter_mut().enumerate() {
-                            let term = |p: usize| {
-                                f64::from(a.data[at / n * a.row_stride + p * a.col_stride])
-                                    * f64::from(b.data[p * b.row_stride + at % n * b.col_stride])
-                            };
+                            let term = |p: usize| f64::from(a.at(at / n, p)) * f64::from(b.at(p, at % n));
                             let old = if into == Into::Set { 0.0 } else { 0.25 };
                             *w = old - 0.5 * (0..k).map(term).sum::<f64>();
                         }

@@ -15,7 +15,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Into, Mat, Target, Tasks, blocks};
+use super::squares::Squares;
+use super::{Into, Left, Mat, Target, Tasks, blocks};
 use crate::{Buffer, CpuError, Isa};
 
 /// Rows of a panel of `a`.
@@ -67,14 +68,15 @@ impl Packs {
         &mut self,
         tasks: Tasks<'_>,
         alpha: f32,
-        a: Mat<'_>,
+        left: Left<'_>,
         b: Mat<'_>,
         into: Into,
         c: Target,
     ) {
         let isa = self.isa;
         assert!(isa.avx512());
-        let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0, squares: super::Squares::NONE };
+        let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0, squares: Squares::NONE };
+        let a = left.mat();
         let (m, n) = (a.rows, b.cols);
         for (p0, depth) in blocks(a.cols, KC, 1) {
             let (into, last) = (if p0 == 0 { into } else { Into::Add }, p0 + depth == a.cols);
@@ -86,9 +88,14 @@ impl Packs {
                     tasks.run(rows.div_ceil(PACK_ROWS), |task, _| {
                         let row = task * PACK_ROWS;
                         let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
-                        // SAFETY: the instructions are there (asserted above); tasks write
-                        // different panels, at most SHARED rows and KC deep in all.
-                        unsafe { pack_rows(part, shared.at(0, row * depth).data) };
+                        // SAFETY: the instructions are there (asserted above); tasks make different rows, and
+                        // write different panels, at most SHARED rows and KC deep in all.
+                        unsafe {
+                            if p0 == 0 {
+                                left.make(i0 + row, part.rows);
+                            }
+                            pack_rows(part, shared.at(0, row * depth).data);
+                        }
                     });
                     tasks.run(n.div_ceil(width), |task, scratch| {
                         let col = task * width;
@@ -130,6 +137,9 @@ impl Packs {
                         let own = scratch.as_mut_ptr();
                         // SAFETY: as for the columns above; TASK_ROWS is below TASK_COLS.
                         unsafe {
+                            if p0 == 0 && j0 == 0 {
+                                left.make(row, rows);
+                            }
                             pack_rows(a.part(row, rows, 0, depth), own);
                             let c = c.at(row, j0).of_task(task, last);
                             panels(rows, cols, depth, own, shared.at(0, 0).data, c, alpha, into);
@@ -306,7 +316,7 @@ unsafe fn pack_rows(a: Mat<'_>, to: *mut f32) {
         if a.row_stride == 1 {
             // Step by step of `k`, so that whole lines are read.
             for p in 0..depth {
-                let from = a.data.as_ptr().add(p * a.col_stride);
+                let from = a.as_ptr().add(p * a.col_stride);
                 for i in (0..rows).step_by(MR) {
                     let mask = u8::MAX >> (MR - MR.min(rows - i));
                     let x = _mm512_maskz_loadu_ps(mask.into(), from.add(i));
@@ -320,7 +330,7 @@ unsafe fn pack_rows(a: Mat<'_>, to: *mut f32) {
             let mut p = 0;
             if a.col_stride == 1 {
                 while p + V <= depth {
-                    let from = a.data.as_ptr().add(i * a.row_stride + p);
+                    let from = a.as_ptr().add(i * a.row_stride + p);
                     let columns = transpose(from, a.row_stride, count);
                     for (q, x) in columns.iter().enumerate() {
                         let at = to.add(i * depth + (p + q) * MR);
@@ -339,7 +349,7 @@ unsafe fn pack_rows(a: Mat<'_>, to: *mut f32) {
                 for r in 0..count.next_multiple_of(MR) {
                     let at = to.add((i + r / MR * MR) * depth + p * MR + r % MR);
                     *at = if r < count {
-                        *a.data.as_ptr().add((i + r) * a.row_stride + p * a.col_stride)
+                        *a.as_ptr().add((i + r) * a.row_stride + p * a.col_stride)
                     } else {
                         0.0
                     };
@@ -362,7 +372,7 @@ unsafe fn pack_columns(b: Mat<'_>, to: *mut f32) {
     unsafe {
         if b.col_stride == 1 {
             for p in 0..depth {
-                let from = b.data.as_ptr().add(p * b.row_stride);
+                let from = b.as_ptr().add(p * b.row_stride);
                 for j in (0..cols).step_by(V) {
                     let mask = u16::MAX >> (V - V.min(cols - j));
                     _mm512_storeu_ps(to.add(p * width + j), _mm512_maskz_loadu_ps(mask, from.add(j)));
@@ -375,7 +385,7 @@ unsafe fn pack_columns(b: Mat<'_>, to: *mut f32) {
             let mut p = 0;
             if b.row_stride == 1 {
                 while p + V <= depth {
-                    let from = b.data.as_ptr().add(j * b.col_stride + p);
+                    let from = b.as_ptr().add(j * b.col_stride + p);
                     let columns = transpose(from, b.col_stride, count);
                     for (q, x) in columns.iter().enumerate() {
                         _mm512_storeu_si512(to.add((p + q) * width + j).cast(), *x);
@@ -386,7 +396,7 @@ unsafe fn pack_columns(b: Mat<'_>, to: *mut f32) {
             for p in p..depth {
                 for c in 0..V {
                     *to.add(p * width + j + c) = if c < count {
-                        *b.data.as_ptr().add(p * b.row_stride + (j + c) * b.col_stride)
+                        *b.as_ptr().add(p * b.row_stride + (j + c) * b.col_stride)
                     } else {
                         0.0
                     };

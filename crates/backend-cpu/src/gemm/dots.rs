@@ -9,12 +9,12 @@ use crate::kernels::vector::dot;
 const COLUMNS: usize = 64;
 
 pub(super) fn matmul(isa: Isa, tasks: Tasks<'_>, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: Target) {
-    let (n, k) = (b.cols, a.cols);
+    let n = b.cols;
     tasks.run(n.div_ceil(COLUMNS), |task, _| {
         for j in task * COLUMNS..n.min((task + 1) * COLUMNS) {
-            let column = &b.data[j * b.col_stride..][..k];
+            let column = b.t().row(j);
             for i in 0..a.rows {
-                let sum = alpha * dot(isa, &a.data[i * a.row_stride..][..k], column);
+                let sum = alpha * dot(isa, a.row(i), column);
                 // SAFETY: `(i, j)` is inside the matrix, and this task alone has column `j`.
                 unsafe {
                     let c = c.at(i, j).data;

@@ -16,6 +16,8 @@ pub(crate) mod amx;
 mod avx512;
 pub(crate) mod bf16;
 mod dots;
+mod left;
+mod mat;
 mod portable;
 mod squares;
 #[cfg(target_arch = "x86_64")]
@@ -23,115 +25,18 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
-use std::marker::PhantomData;
-
 pub use bf16::{Packed, Right};
+pub use left::Left;
+use mat::Target;
+pub use mat::{Mat, MatMut};
 use squares::Squares;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::PRODUCTS_OF_PARTS;
 
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
-use crate::kernels::vector;
+use crate::stretches::Share;
 use crate::{CpuError, Isa, Pool, Precision};
-
-/// A matrix to read.
-#[derive(Clone, Copy, Debug)]
-pub struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a> Mat<'a> {
-    /// Row-major, without gaps: `data` holds `rows · cols` numbers or more.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        Self::strided(data, rows, cols, cols)
-    }
-
-    /// Row-major, one row every `row_stride` numbers.
-    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        if rows > 0 && cols > 0 {
-            assert!((rows - 1) * row_stride + cols <= data.len(), "a matrix ends beyond its numbers");
-        }
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
-    /// The transposed matrix, of the same numbers.
-    pub fn t(self) -> Self {
-        Self {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
-    }
-
-    /// Rows and columns.
-    pub(crate) fn shape(self) -> (usize, usize) {
-        (self.rows, self.cols)
-    }
-
-    /// A part of the rows and columns.
-    fn part(self, row: usize, rows: usize, col: usize, cols: usize) -> Self {
-        assert!(row + rows <= self.rows && col + cols <= self.cols);
-        let start = row * self.row_stride + col * self.col_stride;
-        Self { data: self.data.get(start..).unwrap_or_default(), rows, cols, ..self }
-    }
-}
-
-/// A row-major matrix to write.
-#[derive(Debug)]
-pub struct MatMut<'a> {
-    data: *mut f32,
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    squares: Squares,
-    borrow: PhantomData<&'a mut [f32]>,
-}
-
-impl<'a> MatMut<'a> {
-    /// Without gaps.
-    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        Self::strided(data, rows, cols, cols)
-    }
-
-    /// One row every `row_stride` numbers.
-    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        if rows > 0 && cols > 0 {
-            assert!(cols <= row_stride || rows == 1, "rows overlap");
-            assert!((rows - 1) * row_stride + cols <= data.len(), "a matrix ends beyond its numbers");
-        }
-        // SAFETY: a slice of this shape, borrowed for 'a.
-        unsafe { Self::columns(data.as_mut_ptr(), rows, cols, row_stride) }
-    }
-
-    /// Some columns of a larger matrix, whose other columns may be in use elsewhere.
-    ///
-    /// # Safety
-    ///
-    /// For `'a`, `rows` rows of `cols` numbers, `row_stride` apart from `data` on, are writable and
-    /// used by nobody else.
-    pub(crate) unsafe fn columns(data: *mut f32, rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self { data, rows, cols, row_stride, squares: Squares::NONE, borrow: PhantomData }
-    }
-
-    /// The sum of no products.
-    fn clear(&mut self, into: Into) {
-        for i in 0..if into == Into::Add { 0 } else { self.rows } {
-            // SAFETY: row `i` of a matrix that we alone may write; zero bytes are zeros.
-            unsafe { self.target().at(i, 0).data.write_bytes(0, self.cols) };
-        }
-    }
-
-    fn target(&mut self) -> Target {
-        Target { data: self.data, row_stride: self.row_stride, squares: self.squares }
-    }
-}
 
 /// What happens to the numbers that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,54 +47,6 @@ pub enum Into {
     Stream,
     /// The product is added to them.
     Add,
-}
-
-/// Where a tile of the product goes; tasks write different tiles of it.
-#[derive(Clone, Copy)]
-struct Target {
-    data: *mut f32,
-    row_stride: usize,
-    /// What the kernels that can add to it do add to.
-    squares: Squares,
-}
-
-// SAFETY: a pointer; whoever writes through it says why nobody else does.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
-impl Target {
-    /// The same, moved.
-    ///
-    /// # Safety
-    ///
-    /// `(row, col)` is inside the matrix.
-    unsafe fn at(self, row: usize, col: usize) -> Self {
-        // SAFETY: the caller's promise.
-        Self { data: unsafe { self.data.add(row * self.row_stride + col) }, ..self }
-    }
-
-    /// Adds up the squares of these rows and columns, if somebody asks: for kernels that do not on their way,
-    /// while what they wrote is in the cache.
-    ///
-    /// # Safety
-    ///
-    /// `c` was written there, and nobody else does now.
-    unsafe fn add_squares(self, isa: Isa, rows: usize, cols: usize) {
-        if !self.squares.wanted() {
-            return;
-        }
-        // SAFETY: rows of the matrix, as the caller promised.
-        let row = |i| unsafe { std::slice::from_raw_parts(self.data.add(i * self.row_stride), cols) };
-        let sum = (0..rows).map(|i| vector::sum_of_squares(isa, row(i))).sum();
-        // SAFETY: the place of this task.
-        unsafe { self.squares.add(sum) };
-    }
-
-    /// The same for one task; squares are those of the last numbers that it writes.
-    fn of_task(self, task: usize, last: bool) -> Self {
-        Self { squares: if last { self.squares.of_task(task) } else { Squares::NONE }, ..self }
-    }
 }
 
 /// Most rows of `a` for which dot products beat packing `b`.
@@ -218,7 +75,7 @@ impl<'a> Tasks<'a> {
     }
 
     /// See [`Pool::run_threads`].
-    fn run_threads(self, tasks: usize, f: impl Fn(&mut dyn Iterator<Item = usize>, &mut [f32]) + Sync) {
+    fn run_threads(self, tasks: usize, f: impl Fn(&mut dyn Share, &mut [f32]) + Sync) {
         if self.serial {
             self.pool.run_threads(1, |_, scratch| f(&mut (0..tasks), scratch));
         } else {
@@ -312,7 +169,7 @@ impl Gemm {
         &mut self,
         pool: &Pool,
         alpha: f32,
-        a: Mat<'_>,
+        a: Left<'_>,
         b: Right<'_>,
         into: Into,
         mut c: MatMut<'_>,
@@ -339,36 +196,19 @@ impl Gemm {
     /// # Panics
     ///
     /// When the shapes do not fit each other, or `b` is packed and the precision f32.
-    pub fn product(
-        &mut self,
-        pool: &Pool,
-        alpha: f32,
-        a: Mat<'_>,
-        b: Right<'_>,
-        into: Into,
-        mut c: MatMut<'_>,
-    ) {
+    pub fn product(&mut self, pool: &Pool, alpha: f32, a: Left<'_>, b: Right<'_>, into: Into, c: MatMut<'_>) {
         if self.precision == Precision::F32 {
             let Right::Plain(b) = b else { panic!("packed weights are of bf16") };
             return self.matmul(pool, alpha, a, b, into, c);
         }
-        let (k, n) = b.shape();
-        assert_eq!(a.cols, k, "inner extents");
-        assert_eq!((a.rows, n), (c.rows, c.cols), "outer extents");
-        if a.rows == 0 || n == 0 {
-            return;
-        }
-        if k == 0 {
-            return c.clear(into);
-        }
-        let tasks = Tasks::new(pool, a.rows * n * k);
-        match &mut self.panels {
-            Some(panels) => panels.matmul(tasks, alpha, a, b, into, c.target()),
+        let shape = [a.mat().shape(), b.shape()];
+        self.run(pool, shape, into, c, |gemm, tasks, c| match &mut gemm.panels {
+            Some(panels) => panels.matmul(tasks, alpha, a, b, into, c),
             #[cfg(target_arch = "x86_64")]
-            None => self.tiles.matmul::<1>(tasks, alpha, a, b, into, c.target()),
+            None => gemm.tiles.matmul::<1>(tasks, alpha, a, b, into, c),
             #[cfg(not(target_arch = "x86_64"))]
             None => unreachable!("without tiles products in bf16 run on panels"),
-        }
+        });
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`, the one that [`Gemm::new`]
@@ -377,34 +217,46 @@ impl Gemm {
     /// # Panics
     ///
     /// When the shapes do not fit each other.
-    pub fn matmul(&mut self, pool: &Pool, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, mut c: MatMut<'_>) {
-        assert_eq!(a.cols, b.rows, "inner extents");
-        assert_eq!((a.rows, b.cols), (c.rows, c.cols), "outer extents");
-        let (m, n, k) = (c.rows, c.cols, a.cols);
+    pub fn matmul(&mut self, pool: &Pool, alpha: f32, a: Left<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
+        let shape @ [(m, _), (_, n)] = [a.mat().shape(), b.shape()];
+        self.run(pool, shape, into, c, |gemm, tasks, c| {
+            if m <= FEW_ROWS && a.mat().col_stride == 1 && b.row_stride == 1 {
+                return dots::matmul(gemm.isa, tasks, alpha, a.whole(tasks), b, into, c);
+            }
+            // SAFETY: `c` is the whole of a mutable matrix of this shape.
+            if accelerate::HERE && unsafe { accelerate::matmul(alpha, a.whole(tasks), b, into, c) } {
+                return;
+            }
+            match gemm.isa.level() {
+                #[cfg(target_arch = "x86_64")]
+                Level::Amx if m.min(n) >= tiles::LEAST => {
+                    gemm.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
+                }
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 | Level::Amx => gemm.packs.matmul(tasks, alpha, a, b, into, c),
+                _ => portable::matmul(gemm.isa, tasks, alpha, a.whole(tasks), b, into, c),
+            }
+        });
+    }
+
+    /// Checks the shapes of `a` and `b`, sees to products of nothing, and lets `f` run the others.
+    fn run(
+        &mut self,
+        pool: &Pool,
+        [(m, k), (depth, n)]: [(usize, usize); 2],
+        into: Into,
+        mut c: MatMut<'_>,
+        f: impl FnOnce(&mut Self, Tasks<'_>, Target),
+    ) {
+        assert_eq!(k, depth, "inner extents");
+        assert_eq!((m, n), (c.rows, c.cols), "outer extents");
         if m == 0 || n == 0 {
             return;
         }
         if k == 0 {
             return c.clear(into);
         }
-        let tasks = Tasks::new(pool, m * n * k);
-        let c = c.target();
-        if m <= FEW_ROWS && a.col_stride == 1 && b.row_stride == 1 {
-            return dots::matmul(self.isa, tasks, alpha, a, b, into, c);
-        }
-        // SAFETY: `c` is the whole of a mutable matrix of this shape.
-        if unsafe { accelerate::matmul(alpha, a, b, into, c) } {
-            return;
-        }
-        match self.isa.level() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Amx if m.min(n) >= tiles::LEAST => {
-                self.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
-            }
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Amx => self.packs.matmul(tasks, alpha, a, b, into, c),
-            _ => portable::matmul(self.isa, tasks, alpha, a, b, into, c),
-        }
+        f(self, Tasks::new(pool, m * n * k), c.target());
     }
 }
 
@@ -486,10 +338,7 @@ mod tests {
         let mut c = Vec::new();
         for i in 0..a.rows {
             for j in 0..b.cols {
-                let term = |p: usize| {
-                    f64::from(a.data[i * a.row_stride + p * a.col_stride])
-                        * f64::from(b.data[p * b.row_stride + j * b.col_stride])
-                };
+                let term = |p: usize| f64::from(a.at(i, p)) * f64::from(b.at(p, j));
                 c.push(f64::from(alpha) * (0..a.cols).map(term).sum::<f64>());
             }
         }
@@ -584,10 +433,10 @@ mod tests {
             };
             for spread in [&spread as &dyn Fn(Vec<f32>) -> Vec<f32>, &|x| x] {
                 let (a, b) = (spread(values(m * k, 1)), spread(values(k * n, 2)));
+                let size = |x: &[f32]| -> Vec<f32> { x.iter().map(|x| x.abs()).collect() };
+                let (sa, sb) = (size(&a), size(&b));
                 let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
                 let wanted = plain(1.0, a, b);
-                let size = |x: &[f32]| -> Vec<f32> { x.iter().map(|x| x.abs()).collect() };
-                let (sa, sb) = (size(a.data), size(b.data));
                 let sizes = plain(1.0, Mat::new(&sa, m, k), Mat::new(&sb, k, n));
                 // Largest error of a number, in units of the sum of the magnitudes of its terms.
                 let error = |isa| {

@@ -134,13 +134,15 @@ pub fn forward(exec: &Exec, precision: Precision, h: Heads, qkv: &[f32], o: &mut
     });
 }
 
-/// Gradients of queries, keys and values. `delta` is written on the way.
+/// Gradients of queries, keys and values. `delta` is written on the way. What comes out of queries and keys goes
+/// through `back` in the end, with the position of the token: back through a rotation.
 ///
 /// The threads need [`Heads::scratch`] numbers each.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     exec: &Exec,
     h: Heads,
+    back: impl Fn(usize, &mut [f32]) + Sync,
     qkv: &[f32],
     o: &[f32],
     lse: &[f32],
@@ -208,6 +210,14 @@ pub fn backward(
                     small(isa, exec.precision, 1.0, ds, key, begun(j0 == 0), dq, scratch);
                 }
             }
+        }
+        let queries = h.group() * d;
+        for position in 0..h.seq {
+            let start = (first + position) * row;
+            // SAFETY: as above.
+            let part = |channel, len| unsafe { dqkv.part(start + channel, len) };
+            back(position, part(kv * queries, queries));
+            back(position, part(h.key(kv), d));
         }
     });
 }
@@ -289,7 +299,7 @@ mod tests {
             assert_close(&o, &reference::forward(r, &parts[0], &parts[1], &parts[2]), there);
 
             let (mut delta, mut dqkv) = (lse.clone(), vec![f32::NAN; qkv.len()]);
-            backward(&exec, h, &qkv, &o, &lse, &dout, &mut delta, &mut dqkv);
+            backward(&exec, h, |_, _| {}, &qkv, &o, &lse, &dout, &mut delta, &mut dqkv);
             let (dq, dk, dv) = reference::backward(r, &parts[0], &parts[1], &parts[2], &wide(&dout));
             let narrow =
                 |from, to| -> Vec<f32> { dqkv.chunks(row).flat_map(|r| r[from..to].to_vec()).collect() };

@@ -55,6 +55,8 @@ pub(super) fn attention(run: &mut Run<'_>, exec: &mut Exec) -> CpuResult<()> {
     let flops = 2.0 * (seq + 1) as f64 * (tokens * q) as f64;
     let numbers = numbers(exec.precision);
     let (read, written) = (bytes(tokens * row), bytes(tokens * (q + c.heads)));
+    let mut rope = rope::Table::new(c);
+    rope.reserve(seq)?;
     attention::forward(exec, exec.precision, heads, &qkv, &mut o, &mut lse);
     run.time(&forward, Work { numbers, flops, read, written }, || {
         attention::forward(exec, exec.precision, heads, &qkv, &mut o, &mut lse);
@@ -66,7 +68,8 @@ pub(super) fn attention(run: &mut Run<'_>, exec: &mut Exec) -> CpuResult<()> {
         written: read,
     };
     run.time(&backward, work, || {
-        attention::backward(exec, heads, &qkv, &o, &lse, &dout, &mut delta, &mut dqkv);
+        let back = |position, dx: &mut [f32]| rope.backward(exec.isa, position, dx);
+        attention::backward(exec, heads, back, &qkv, &o, &lse, &dout, &mut delta, &mut dqkv);
     });
     Ok(())
 }

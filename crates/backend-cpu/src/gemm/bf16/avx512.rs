@@ -70,7 +70,7 @@ pub(super) unsafe fn pack_columns(b: Mat<'_>, to: *mut u32) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn vectors(a: Mat<'_>, mut store: impl FnMut(usize, usize, __m512i)) {
-    let (depth, from) = (a.cols, a.data.as_ptr());
+    let (depth, from) = (a.cols, a.as_ptr());
     if a.row_stride == 1 {
         for p in 0..depth.div_ceil(2) {
             let at = from.wrapping_add(2 * p * a.col_stride);

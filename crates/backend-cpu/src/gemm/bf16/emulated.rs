@@ -10,7 +10,7 @@ use crate::gemm::{Into, Mat, Target};
 fn pair(a: Mat<'_>, i: usize, p: usize) -> u32 {
     let number = |k: usize| {
         let inside = i < a.rows && k < a.cols;
-        let x = if inside { a.data[i * a.row_stride + k * a.col_stride] } else { 0.0 };
+        let x = if inside { a.at(i, k) } else { 0.0 };
         u32::from(bf16::from_f32(x).to_bits())
     };
     number(2 * p) | number(2 * p + 1) << 16

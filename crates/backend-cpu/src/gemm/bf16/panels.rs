@@ -1,7 +1,7 @@
 //! The driver of products of panels.
 
 use super::{MR, NR, Packed, Right, Unit, V};
-use crate::gemm::{Into, Mat, Shared, Target, Tasks, blocks};
+use crate::gemm::{Into, Left, Mat, Shared, Target, Tasks, blocks};
 use crate::{Buffer, CpuError, Isa};
 
 /// Deepest block: a panel of `b` of this depth is 74 KB.
@@ -57,22 +57,32 @@ impl Packs {
         &mut self,
         tasks: Tasks<'_>,
         alpha: f32,
-        a: Mat<'_>,
+        a: Left<'_>,
         b: Right<'_>,
         into: Into,
         c: Target,
     ) {
         // What more products are added to comes back soon.
-        let into = if into == Into::Stream && a.cols > KC { Into::Set } else { into };
+        let (m, k) = a.mat().shape();
+        let into = if into == Into::Stream && k > KC { Into::Set } else { into };
         match b {
-            Right::Plain(b) if a.rows > b.cols => self.by_rows(tasks, alpha, a, b, into, c),
+            Right::Plain(b) if m > b.cols => self.by_rows(tasks, alpha, a, b, into, c),
             _ => self.by_columns(tasks, alpha, a, b, into, c),
         }
     }
 
     /// All threads read `a`; each task has some columns.
-    fn by_columns(&mut self, tasks: Tasks<'_>, alpha: f32, a: Mat<'_>, b: Right<'_>, into: Into, c: Target) {
+    fn by_columns(
+        &mut self,
+        tasks: Tasks<'_>,
+        alpha: f32,
+        left: Left<'_>,
+        b: Right<'_>,
+        into: Into,
+        c: Target,
+    ) {
         let (isa, unit, shared) = (self.isa, self.unit, Shared(self.shared.as_mut_ptr()));
+        let a = left.mat();
         let (m, k, n) = (a.rows, a.cols, b.shape().1);
         for (i0, rows) in blocks(m, SHARED_ROWS, MR) {
             let most = 2 * SHARED / rows.next_multiple_of(MR);
@@ -82,8 +92,13 @@ impl Packs {
                 tasks.run(rows.div_ceil(PACK_ROWS), |task, _| {
                     let row = task * PACK_ROWS;
                     let part = a.part(row, PACK_ROWS.min(rows - row), 0, depth);
-                    // SAFETY: tasks write different panels, of SHARED numbers in all.
-                    unsafe { unit.pack_rows(part, shared.at(row * pairs)) };
+                    // SAFETY: tasks make different rows, and write different panels, of SHARED numbers in all.
+                    unsafe {
+                        if p0 == 0 {
+                            left.make(i0 + row, part.rows);
+                        }
+                        unit.pack_rows(part, shared.at(row * pairs));
+                    }
                 });
                 let width = NR * (WORK / (rows * depth * NR)).clamp(1, TASK_PANELS);
                 tasks.run(n.div_ceil(width), |task, scratch| {
@@ -126,8 +141,9 @@ impl Packs {
     }
 
     /// All threads read `b`; each task has some rows.
-    fn by_rows(&mut self, tasks: Tasks<'_>, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: Target) {
+    fn by_rows(&mut self, tasks: Tasks<'_>, alpha: f32, left: Left<'_>, b: Mat<'_>, into: Into, c: Target) {
         let (isa, unit, shared) = (self.isa, self.unit, Shared(self.shared.as_mut_ptr()));
+        let a = left.mat();
         let (m, k, n) = (a.rows, a.cols, b.cols);
         for (j0, cols) in blocks(n, SHARED_ROWS, NR) {
             let most = 2 * SHARED / cols.next_multiple_of(V);
@@ -147,6 +163,10 @@ impl Packs {
                     let own = scratch.as_mut_ptr().cast::<u32>();
                     let row = task * height;
                     let rows = height.min(m - row);
+                    if p0 == 0 && j0 == 0 {
+                        // SAFETY: this task alone has these rows, and packs them below.
+                        unsafe { left.make(row, rows) };
+                    }
                     for (q0, depth) in blocks(depth, KC, 2 * V) {
                         let (into, last) = (if q0 == 0 { into } else { Into::Add }, p0 + q0 + depth == k);
                         let deep = depth.div_ceil(2);

@@ -1,8 +1,8 @@
 //! Products on tiles that multiply bf16: in bf16, and in f32 as three numbers of bf16 each.
 //!
 //! A number of 24 bits is the exact sum of three of 8: `x = hi + mid + lo`. Of the nine products of
-//! parts six are added up in f32; `mid·lo`, `lo·mid` and `lo·lo`, left out, are at most 2⁻²⁴ of the
-//! product together, which is what rounding it once costs. Source: Henry, Tang & Heinecke 2019,
+//! parts six are added up in f32; `mid·lo`, `lo·mid` and `lo·lo`, left out, are at most 2⁻²² of the
+//! product together and of either sign, so that sums are as exact as with multiply-adds. Source: Henry, Tang & Heinecke 2019,
 //! arXiv:1904.06376. Products in bf16 have one part, the number rounded. Most of what is here takes the
 //! number of parts, one or three, as `P`.
 //!
@@ -27,7 +27,7 @@ mod product;
 mod turn;
 
 use super::bf16::Right;
-use super::{Into, Mat, Shared, Target, Tasks, blocks};
+use super::{Into, Left, Mat, Shared, Target, Tasks, blocks};
 use crate::isa::Level;
 use crate::memory::HUGE_FROM;
 use crate::{Buffer, CpuError, Isa};
@@ -178,13 +178,13 @@ impl Packs {
         &mut self,
         tasks: Tasks<'_>,
         alpha: f32,
-        a: Mat<'_>,
+        left: Left<'_>,
         b: Right<'_>,
         into: Into,
         c: Target,
     ) {
         assert!(self.isa.level() == Level::Amx);
-        let limits = Limits::of(P);
+        let (limits, a) = (Limits::of(P), left.mat());
         // What more products are added to comes back soon; what no cache keeps need not pass through them.
         let into = match into {
             Into::Stream if a.cols > limits.depth => Into::Set,
@@ -210,14 +210,24 @@ impl Packs {
                         let start = task * PACK;
                         let part = shared.part(start, PACK.min(extent - start), 0, depth);
                         let to = packed.at(start / BAND * depth.div_ceil(STEP) * P * PART);
-                        // SAFETY: the instructions are there (asserted above); tasks write different
-                        // bands, at most SHARED pairs in all.
-                        unsafe { part.pack::<P>(side.other(), to) };
+                        // SAFETY: the instructions are there (asserted above); tasks make different rows, and
+                        // write different bands, at most SHARED pairs in all.
+                        unsafe {
+                            if !own_is_a && p0 == 0 {
+                                left.make(s0 + start, part.extent());
+                            }
+                            part.pack::<P>(side.other(), to);
+                        }
                     });
                 }
                 let of_task = |task: usize| {
                     let start = task * width;
-                    own.part(start, width.min(own.extent() - start), p0, depth)
+                    let extent = width.min(own.extent() - start);
+                    if own_is_a && s0 == 0 && p0 == 0 {
+                        // SAFETY: who has a task asks for its part once, and alone has its rows.
+                        unsafe { left.make(start, extent) };
+                    }
+                    own.part(start, extent, p0, depth)
                 };
                 tasks.run_threads(own.extent().div_ceil(width), |tasks, scratch| {
                     assert!(scratch.len() >= SCRATCH);
@@ -230,7 +240,7 @@ impl Packs {
                     let mut now = tasks.next().map(|task| (task, pack(of_task(task), place)));
                     while let Some((task, own)) = now {
                         // The last of a thread's tasks is left to whoever is free first.
-                        let more = tasks.size_hint().0 > 1;
+                        let more = tasks.own() > 1;
                         let next = more.then(|| tasks.next()).flatten().map(|task| (task, of_task(task)));
                         let corner = if own_is_a { (task * width, s0) } else { (s0, task * width) };
                         let shared = shared.packed::<P>(packed.at(0));
@@ -327,7 +337,7 @@ mod tests {
                     unsafe { Operand::Plain(x).pack::<1>(side, packed.as_mut_ptr()) };
                     let number = |i: usize, p: usize| {
                         let inside = i < rows && p < cols;
-                        if inside { rounded(x.data[i * x.row_stride + p * x.col_stride]) } else { 0 }
+                        if inside { rounded(x.at(i, p)) } else { 0 }
                     };
                     for (at, pair) in packed.into_iter().enumerate() {
                         let (step, line, column) = (at / PART, at % TILE / V, at % V);

@@ -174,7 +174,7 @@ impl<'a> Operand<'a> {
                     Side::Left => (x.rows, x.cols, x.row_stride),
                     Side::Right => (x.cols, x.rows, x.col_stride),
                 };
-                Region::new(x.data.as_ptr(), len, rows, stride)
+                Region::new(x.as_ptr(), len, rows, stride)
             }
             Self::Rows(w) | Self::Columns(w) => {
                 let (start, len) = (w.data.as_ptr(), w.cols.div_ceil(STEP) * PART);
