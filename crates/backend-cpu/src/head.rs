@@ -9,8 +9,11 @@ use crate::train::{gradient, norm_of};
 use crate::{Act, Cpu, Into, Left, Mat, MatMut, Rows, RowsMut};
 
 /// Most tokens, and most logits, of one pass through the head: 32 MiB.
-const HEAD_TOKENS: usize = 256;
+const HEAD_TOKENS: usize = 1024;
 const HEAD_LOGITS: usize = 8 << 20;
+
+/// Tokens that products pack together.
+const BAND: usize = 64;
 
 impl Cpu {
     /// The loss of the last activation; with its gradient when `dx` is there.
@@ -67,7 +70,9 @@ impl Cpu {
     }
 }
 
-/// Tokens of one pass through the head.
+/// Tokens of one pass through the head. Every pass reads the head's weights and adds to their gradient.
 pub(crate) fn head_tokens(c: &ModelConfig) -> usize {
-    (HEAD_LOGITS / c.vocab).clamp(1, HEAD_TOKENS)
+    let most = (HEAD_LOGITS / c.vocab).clamp(1, HEAD_TOKENS);
+    // Whole bands for products.
+    if most < BAND { most } else { most / BAND * BAND }
 }
