@@ -21,9 +21,10 @@ impl<'a> From<Mat<'a>> for Left<'a> {
 }
 
 impl<'a> Left<'a> {
-    /// Rows that are computed where they are packed, and so in the cache of who packs them: a norm, a gate.
-    /// `make(first, numbers)` writes some rows of `cols` numbers from row `first` on, each row once, in no particular order and on
-    /// many threads. All of `to` is written in the end.
+    /// Rows that are computed where they are packed, and so are in the cache of who packs them: a norm, a gate.
+    ///
+    /// `make(first, numbers)` writes some rows of `cols` numbers from row `first` on, on any thread, each row once. After
+    /// a product all of `to` is written.
     pub fn made(to: &'a mut [f32], cols: usize, make: &'a Make<'a>) -> Self {
         let rows = to.len() / cols.max(1);
         // SAFETY: borrowed for 'a; rows are read behind `Left::make` of them.

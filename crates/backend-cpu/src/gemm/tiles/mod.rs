@@ -2,8 +2,8 @@
 //!
 //! A number of 24 bits is the exact sum of three of 8: `x = hi + mid + lo`. Of the nine products of
 //! parts six are added up in f32; `mid·lo`, `lo·mid` and `lo·lo`, left out, are at most 2⁻²² of the
-//! product together and of either sign, so that sums are as exact as with multiply-adds. Source: Henry, Tang & Heinecke 2019,
-//! arXiv:1904.06376. Products in bf16 have one part, the number rounded. Most of what is here takes the
+//! product together and of either sign, so that sums are as exact as with multiply-adds. Source: Henry,
+//! Tang & Heinecke 2019, arXiv:1904.06376. Products in bf16 have one part, the number rounded. Most of what is here takes the
 //! number of parts, one or three, as `P`.
 //!
 //! Both operands are cut into *bands* of 32 rows (of `a`) or columns (of `b`), and each band into
