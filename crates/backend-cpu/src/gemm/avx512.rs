@@ -76,6 +76,7 @@ impl Packs {
         let isa = self.isa;
         assert!(isa.avx512());
         let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0, squares: Squares::NONE };
+        let left = left.packed_by(PACK_ROWS, tasks);
         let a = left.mat();
         let (m, n) = (a.rows, b.cols);
         for (p0, depth) in blocks(a.cols, KC, 1) {

@@ -3,7 +3,7 @@
 use super::{Mat, Tasks};
 
 /// Rows of a task that computes rows and nothing else.
-const ROWS: usize = 32;
+const ROWS: usize = 8;
 
 /// What computes rows: gets the first one and memory for some whole rows.
 type Make<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
@@ -49,6 +49,13 @@ impl<'a> Left<'a> {
             // SAFETY: rows of the slice that `made` borrowed; the caller's promise.
             make(first, unsafe { std::slice::from_raw_parts_mut(start, rows * self.mat.cols) });
         }
+    }
+
+    /// The same for a kernel whose tasks pack so many rows each: where they are fewer than the threads, rows are
+    /// computed at once, by all of them.
+    pub(super) fn packed_by(self, rows: usize, tasks: Tasks<'_>) -> Self {
+        let few = self.mat.rows.div_ceil(rows) < tasks.threads();
+        if few { Self::from(self.whole(tasks)) } else { self }
     }
 
     /// The whole matrix: for kernels that do not pack it row by row.

@@ -69,6 +69,11 @@ impl<'a> Tasks<'a> {
         Self { pool, serial: work < SERIAL }
     }
 
+    /// How many threads may get some.
+    fn threads(self) -> usize {
+        if self.serial { 1 } else { self.pool.threads() }
+    }
+
     /// See [`Pool::run_with_scratch`].
     fn run(self, tasks: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
         self.run_threads(tasks, |tasks, scratch| tasks.for_each(|task| f(task, scratch)));

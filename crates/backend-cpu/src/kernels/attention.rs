@@ -26,11 +26,11 @@ use crate::{Exec, Precision};
 const BLOCK: usize = 128;
 
 /// Queries and keys of a block. What smaller ones spare at the diagonal, larger ones spare in packing, which counts for
-/// more where products take next to no time.
-const fn block(precision: Precision) -> usize {
+/// more where products take next to no time. Short sequences are cut into smaller ones for the sake of many threads.
+fn block(precision: Precision, seq: usize) -> usize {
     match precision {
-        Precision::F32 => BLOCK / 2,
-        Precision::Bf16 => BLOCK,
+        Precision::Bf16 if seq >= 4 * BLOCK => BLOCK,
+        Precision::F32 | Precision::Bf16 => BLOCK / 2,
     }
 }
 
@@ -94,7 +94,7 @@ impl Heads {
 pub fn forward(exec: &Exec, precision: Precision, h: Heads, qkv: &[f32], o: &mut [f32], lse: &mut [f32]) {
     let (pool, isa) = (&exec.pool, exec.isa);
     let (d, row) = (h.head_dim, h.row());
-    let side = block(precision);
+    let side = block(precision, h.seq);
     let blocks = h.seq.div_ceil(side);
     let tokens = qkv.len() / row;
     assert!(o.len() == tokens * h.out_row() && lse.len() == tokens * h.heads);
@@ -163,7 +163,7 @@ pub fn backward(
     use crate::pool::{Rows, RowsMut};
     const TOKENS: usize = 32;
     let (pool, isa) = (&exec.pool, exec.isa);
-    let (side, d, row, out_row) = (block(exec.precision), h.head_dim, h.row(), h.out_row());
+    let (side, d, row, out_row) = (block(exec.precision, h.seq), h.head_dim, h.row(), h.out_row());
     let tokens = qkv.len() / row;
     assert!(dqkv.len() == qkv.len() && o.len() == tokens * out_row && dout.len() == o.len());
     let parts = (
@@ -281,8 +281,8 @@ mod tests {
             h(5, 4, 2, 6),
             h(64, 2, 1, 20),
             h(65, 3, 3, 16),
-            h(128, 1, 1, 8),
-            h(300, 4, 2, 64),
+            h(200, 4, 2, 64),
+            h(530, 2, 1, 16),
         ]
     }
 

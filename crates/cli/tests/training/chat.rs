@@ -8,12 +8,18 @@ use serde_json::json;
 use crate::lab::Lab;
 use crate::support::Ran;
 
-/// A lab with a run that saw the same few exchanges again and again.
+/// A lab with a run that saw the same two exchanges again and again: alone, and behind each other in every order.
 pub fn lab() -> Lab {
     let lab = Lab::new();
-    let exchange = |question: &str, answer: &str| json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]});
-    let lines = [exchange("Hi", "Hello."), exchange("Bye", "See you.")].map(|line| line.to_string() + "\n");
-    lab.put("chats.jsonl", lines.concat().repeat(400));
+    let exchanges = [("Hi", "Hello."), ("Bye", "See you.")].map(|(question, answer)| {
+        [json!({"role": "user", "content": question}), json!({"role": "assistant", "content": answer})]
+    });
+    let [hi, bye] = exchanges.each_ref();
+    let talks: [&[_]; 8] =
+        [&[hi], &[bye], &[hi, hi], &[hi, bye], &[bye, hi], &[bye, bye], &[hi, hi, hi], &[bye, bye, bye]];
+    let line = |talk: &[&[_; 2]]| json!({"messages": talk.iter().flat_map(|e| e.iter()).collect::<Vec<_>>()});
+    let lines = talks.map(|talk| line(talk).to_string() + "\n");
+    lab.put("chats.jsonl", lines.concat().repeat(100));
     lab.trained("run", &["--data", "chats.jsonl", "--steps", "400"]);
     lab
 }

@@ -64,6 +64,7 @@ impl Packs {
     ) {
         // What more products are added to comes back soon.
         let (m, k) = a.mat().shape();
+        let a = a.packed_by(PACK_ROWS, tasks);
         let into = if into == Into::Stream && k > KC { Into::Set } else { into };
         match b {
             Right::Plain(b) if m > b.cols => self.by_rows(tasks, alpha, a, b, into, c),

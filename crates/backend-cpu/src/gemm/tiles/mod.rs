@@ -184,6 +184,7 @@ impl Packs {
         c: Target,
     ) {
         assert!(self.isa.level() == Level::Amx);
+        let left = left.packed_by(PACK, tasks);
         let (limits, a) = (Limits::of(P), left.mat());
         // What more products are added to comes back soon; what no cache keeps need not pass through them.
         let into = match into {
