@@ -223,7 +223,8 @@ impl Gemm {
     ///
     /// When the shapes do not fit each other.
     pub fn matmul(&mut self, pool: &Pool, alpha: f32, a: Left<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
-        let shape @ [(m, _), (_, n)] = [a.mat().shape(), b.shape()];
+        let shape = [a.mat().shape(), b.shape()];
+        let m = shape[0].0;
         self.run(pool, shape, into, c, |gemm, tasks, c| {
             if m <= FEW_ROWS && a.mat().col_stride == 1 && b.row_stride == 1 {
                 return dots::matmul(gemm.isa, tasks, alpha, a.whole(tasks), b, into, c);
@@ -234,7 +235,7 @@ impl Gemm {
             }
             match gemm.isa.level() {
                 #[cfg(target_arch = "x86_64")]
-                Level::Amx if m.min(n) >= tiles::LEAST => {
+                Level::Amx if m.min(shape[1].1) >= tiles::LEAST => {
                     gemm.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
                 }
                 #[cfg(target_arch = "x86_64")]
