@@ -5,15 +5,16 @@ use model::ModelConfig;
 use model::{Role, TokenId};
 
 use crate::kernels::cross_entropy;
-use crate::train::{gradient, norm_of};
+use crate::kernels::rms_norm::norm_of;
+use crate::train::gradient;
 use crate::{Act, Cpu, Into, Left, Mat, MatMut, Rows, RowsMut};
 
 /// Most tokens, and most logits, of one pass through the head: 32 MiB.
 const HEAD_TOKENS: usize = 1024;
 const HEAD_LOGITS: usize = 8 << 20;
 
-/// Tokens that products pack together.
-const BAND: usize = 64;
+/// Tokens that products pack in one piece; passes are multiples of it.
+const PIECE: usize = 64;
 
 impl Cpu {
     /// The loss of the last activation; with its gradient when `dx` is there.
@@ -73,6 +74,5 @@ impl Cpu {
 /// Tokens of one pass through the head. Every pass reads the head's weights and adds to their gradient.
 pub(crate) fn head_tokens(c: &ModelConfig) -> usize {
     let most = (HEAD_LOGITS / c.vocab).clamp(1, HEAD_TOKENS);
-    // Whole bands for products.
-    if most < BAND { most } else { most / BAND * BAND }
+    if most < PIECE { most } else { most / PIECE * PIECE }
 }

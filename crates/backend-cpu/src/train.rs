@@ -7,12 +7,13 @@ use model::{ModelConfig, ParamId, Role, Slot, TokenId};
 
 use crate::head::head_tokens;
 use crate::kernels::attention::{self, Heads};
-use crate::kernels::{embedding, muon, rms_norm, rope, swiglu};
+use crate::kernels::rms_norm::{self, norm_of, normalise};
+use crate::kernels::{embedding, muon, rope, swiglu};
 use crate::memory::CpuResult;
 use crate::params::Storage;
 use crate::update::{CHUNK, Moving};
 use crate::{
-    Buffer, CpuError, Exec, Into, Isa, Left, Mat, MatMut, Plan, Precision, Right, Rows, RowsMut, WeightFormat,
+    Buffer, CpuError, Exec, Into, Left, Mat, MatMut, Plan, Precision, Right, Rows, RowsMut, WeightFormat,
 };
 
 /// An activation, `[tokens, dim]`.
@@ -414,7 +415,7 @@ impl Train for Cpu {
         } else {
             let norm = &mut self.scratch.norm[..self.tokens.len() * self.config.dim];
             let gain = self.storage.weight(Role::FfnNorm, Role::FfnNorm, l);
-            normalise(&self.exec, &x, gain, self.config.norm_eps, norm);
+            normalise(&self.exec, &x.0, gain, self.config.norm_eps, norm);
         }
         let (c, tokens, isa) = (&self.config, self.tokens.len(), self.exec.isa);
         let (dim, hidden) = (c.dim, c.hidden);
@@ -451,7 +452,7 @@ impl Train for Cpu {
         } else {
             let norm = &mut self.scratch.norm[..self.tokens.len() * self.config.dim];
             let gain = self.storage.weight(Role::AttnNorm, Role::AttnNorm, l);
-            normalise(&self.exec, &x, gain, self.config.norm_eps, norm);
+            normalise(&self.exec, &x.0, gain, self.config.norm_eps, norm);
         }
         let (c, tokens, isa, rope) = (&self.config, self.tokens.len(), self.exec.isa, &self.rope);
         let (dim, q, row) = (c.dim, c.q_dim(), c.q_dim() + 2 * c.kv_dim());
@@ -512,21 +513,6 @@ impl Train for Cpu {
     fn download(&mut self, x: &Act) -> Result<Vec<f32>> {
         Ok(x.0[..self.tokens.len() * self.config.dim].to_vec())
     }
-}
-
-pub(crate) fn normalise(exec: &Exec, x: &Act, gain: &[f32], eps: f32, norm: &mut [f32]) {
-    let norm_of = norm_of(exec.isa, &x.0, gain, eps);
-    exec.pool.each(RowsMut::new(norm, ROWS * gain.len()), |chunk, norm| norm_of(chunk * ROWS, norm));
-}
-
-/// Writes the norms of some rows of `x`, from one on.
-pub(crate) fn norm_of<'a>(
-    isa: Isa,
-    x: &'a [f32],
-    gain: &'a [f32],
-    eps: f32,
-) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
-    move |first, norm| rms_norm::forward(isa, &x[first * gain.len()..][..norm.len()], gain, eps, norm)
 }
 
 /// Adds `alpha · dyᵀ·x` to the gradients of the matrix from role `first` to role `last`.

@@ -8,7 +8,8 @@ use super::matrices::{Finish, Matrices, Part};
 use crate::apart::Apart;
 use crate::gemv;
 use crate::kernels::attention::{self, Heads};
-use crate::kernels::{cached_attention, rms_norm, rope};
+use crate::kernels::rms_norm::{self, normalise};
+use crate::kernels::{cached_attention, rope};
 use crate::memory::CpuResult;
 use crate::{Buffer, CpuError, Exec, Plan, Rows, RowsMut};
 
@@ -149,7 +150,7 @@ impl Model {
         let (q, qk, row) = (c.q_dim(), c.q_dim() + c.kv_dim(), c.q_dim() + 2 * c.kv_dim());
         let (b, exec) = (&mut self.buffers, &mut self.exec);
         let gain = self.matrices.vector(Role::AttnNorm, Role::AttnNorm, l);
-        normalise(exec, &b.x, gain, c, &mut b.norm[..n * c.dim]);
+        normalise(exec, &b.x, gain, c.norm_eps, &mut b.norm[..n * c.dim]);
         let bias = c.qkv_bias.then(|| self.matrices.vector(Role::QBias, Role::VBias, l).to_vec());
         let finish = Finish::Set(bias.as_deref());
         self.matrices.product(exec, c, Part::Qkv, layer, n, &b.norm, &mut b.qkv, finish);
@@ -230,7 +231,7 @@ impl Model {
     pub fn ffn(&mut self, c: &ModelConfig, layer: usize, n: usize) {
         let (b, exec) = (&mut self.buffers, &mut self.exec);
         let gain = self.matrices.vector(Role::FfnNorm, Role::FfnNorm, Some(layer));
-        normalise(exec, &b.x, gain, c, &mut b.norm[..n * c.dim]);
+        normalise(exec, &b.x, gain, c.norm_eps, &mut b.norm[..n * c.dim]);
         self.matrices.product(exec, c, Part::GateUp, layer, n, &b.norm, &mut b.gated, Finish::Gated);
         let finish = Finish::Add(c.residual_scale);
         self.matrices.product(exec, c, Part::Down, layer, n, &b.gated, &mut b.x, finish);
@@ -242,7 +243,7 @@ impl Model {
         values.resize(start + n * c.vocab, 0.0);
         let (b, exec) = (&mut self.buffers, &mut self.exec);
         let gain = self.matrices.vector(Role::FinalNorm, Role::FinalNorm, None);
-        normalise(exec, &b.x[first * c.dim..], gain, c, &mut b.norm[..n * c.dim]);
+        normalise(exec, &b.x[first * c.dim..], gain, c.norm_eps, &mut b.norm[..n * c.dim]);
         self.matrices.product(exec, c, Part::Head, 0, n, &b.norm, &mut values[start..], Finish::Set(None));
     }
 }
@@ -275,13 +276,5 @@ fn attend(
         let o = unsafe { o.part(number * q + first * d, heads * d) };
         let cache = &caches[token.cache];
         cache.attend(isa, layer * c.kv_heads + kv, d, token.position + 1, query, scratch, o);
-    });
-}
-
-fn normalise(exec: &Exec, x: &[f32], gain: &[f32], c: &ModelConfig, norm: &mut [f32]) {
-    const ROWS: usize = 32;
-    let (isa, eps, len) = (exec.isa, c.norm_eps, ROWS * c.dim);
-    exec.pool.each((Rows::new(&x[..norm.len()], len), RowsMut::new(norm, len)), |_, (x, norm)| {
-        rms_norm::forward(isa, x, gain, eps, norm);
     });
 }

@@ -12,6 +12,26 @@
 
 use super::vector::{LANES, dot_lanes, fma, total};
 use crate::isa::simd;
+use crate::{Exec, Isa, RowsMut};
+
+/// Rows of a task.
+const ROWS: usize = 32;
+
+/// Normalises all rows of `y`, on all threads.
+pub fn normalise(exec: &Exec, x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
+    let norm_of = norm_of(exec.isa, x, gain, eps);
+    exec.pool.each(RowsMut::new(y, ROWS * gain.len()), |chunk, y| norm_of(chunk * ROWS, y));
+}
+
+/// Writes the norms of some rows of `x`, from one on: what [`crate::Left::made`] wants.
+pub fn norm_of<'a>(
+    isa: Isa,
+    x: &'a [f32],
+    gain: &'a [f32],
+    eps: f32,
+) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
+    move |first, y| forward(isa, &x[first * gain.len()..][..y.len()], gain, eps, y)
+}
 
 simd! {
     /// Normalises each row of `gain.len()` channels.

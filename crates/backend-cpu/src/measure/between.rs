@@ -94,9 +94,7 @@ fn norm(run: &mut Run<'_>, exec: &Exec) -> CpuResult<()> {
     let (x, gain, dy) = (filled(n, 1)?, vec![1.0; dim], filled(n, 2)?);
     let mut y = Buffer::zeros("activations", n)?;
     run.time("rms_norm/forward", work(4.0 * n as f64, n, n), || {
-        exec.pool.each((Rows::new(&x, len), RowsMut::new(&mut y, len)), |_, (x, y)| {
-            rms_norm::forward(isa, x, &gain, c.norm_eps, y);
-        });
+        rms_norm::normalise(exec, &x, &gain, c.norm_eps, &mut y);
     });
     let mut partial = vec![0.0; n.div_ceil(len) * dim];
     run.time("rms_norm/backward", work(12.0 * n as f64, 3 * n, n), || {
