@@ -187,7 +187,7 @@ impl Plan {
     pub(crate) fn on_host(&self) -> backend_cpu::Plan {
         let tokens = self.seq.max(1).saturating_mul(self.sequences);
         let plan = backend_cpu::Plan::new(tokens).with_threads(self.threads).with_recompute(true);
-        backend_cpu::Plan { isa: self.isa, ..plan }
+        backend_cpu::Plan { isa: self.isa, by_rows: true, ..plan }
     }
 
     /// The same for a model on a chip, with the extents of a block.

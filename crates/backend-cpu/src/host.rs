@@ -26,8 +26,9 @@ pub struct Host<'a> {
 }
 
 impl Cpu {
-    /// The parts of this backend.
+    /// The parts of this backend, whose plan keeps matrices row by row.
     pub fn host(&mut self) -> Host<'_> {
+        assert!(self.plan.by_rows, "devices read matrices row by row: the plan's `by_rows`");
         Host {
             config: &self.config,
             exec: &mut self.exec,

@@ -7,6 +7,7 @@
 //! Activations are `[tokens, channels]`, row-major. Vector code is chosen at run time, see [`Isa`].
 
 mod apart;
+mod cells;
 mod exec;
 mod footprint;
 mod gemm;

@@ -11,11 +11,12 @@ use std::ops::Range;
 use backend::Error;
 use model::{ModelConfig, ParamId, Params, Role, Slot, TokenId};
 
+use crate::cells::{Cells, Order};
 use crate::gemm::Into;
 use crate::moments::{BLOCK, Chance, Moments};
 use crate::packed::{PackedWeights, Weight};
 use crate::weights::{Weights, WeightsMut};
-use crate::{Buffer, CpuError, Isa, Mat, Plan, Pool, Precision};
+use crate::{Buffer, CpuError, Isa, Mat, MatMut, Plan, Pool, Precision};
 
 /// Where each parameter lies.
 pub struct Layout {
@@ -145,6 +146,7 @@ pub struct Storage {
     /// Sums of the squares of the gradients of neighbours, where the last product that wrote them took them.
     squares: Vec<(Range<ParamIndex>, f64)>,
     packed: Option<PackedWeights>,
+    cells: Cells,
     isa: Isa,
 }
 
@@ -166,6 +168,7 @@ impl Storage {
             clear: vec![true; layout.table.len()],
             squares: Vec::new(),
             packed: packed.then(|| PackedWeights::new(plan.isa, &layout, plan.recompute)).transpose()?,
+            cells: Cells::new(config, plan),
             isa: plan.isa,
             layout,
         })
@@ -183,7 +186,8 @@ impl Storage {
 
     /// The embeddings of tokens, `[tokens, dim]`.
     pub fn embed(&self, pool: &Pool, tokens: &[TokenId], dim: usize, x: &mut [f32]) {
-        self.weights.rows(pool, tokens, self.layout.place(Role::Embed, Role::Embed, None), dim, x);
+        let order = self.order_of(Role::Embed, None);
+        self.weights.rows(pool, tokens, self.layout.place(Role::Embed, Role::Embed, None), order, dim, x);
     }
 
     /// Scratch numbers that each thread needs to pack and to move weights.
@@ -196,7 +200,10 @@ impl Storage {
     pub fn matrix(&self, first: Role, last: Role, layer: Option<usize>, cols: usize) -> Weight<'_> {
         let place = self.layout.place(first, last, layer);
         let plain = match &self.weights {
-            Weights::F32(weights) => Mat::new(&weights[place.clone()], place.len() / cols, cols),
+            Weights::F32(weights) => {
+                let order = self.order_of(first, layer);
+                Mat::ordered(order, &weights[place.clone()], place.len() / cols, cols)
+            }
             // Always packed.
             Weights::Bf16 { .. } => Mat::new(&[], 0, 0),
         };
@@ -232,6 +239,18 @@ impl Storage {
             self.zero(index);
         }
         (&mut self.gradients[place], Into::Add)
+    }
+
+    /// [`Storage::gradient`] of a matrix of `cols` columns, for products.
+    pub fn gradient_matrix(
+        &mut self,
+        (first, last, layer): (Role, Role, Option<usize>),
+        cols: usize,
+    ) -> (MatMut<'_>, Into) {
+        let order = self.order_of(first, layer);
+        let (gradient, into) = self.gradient(first, last, layer);
+        let rows = gradient.len() / cols;
+        (MatMut::ordered(order, gradient, rows, cols), into)
     }
 
     /// The gradients from role `first` to role `last`, to add to.
@@ -287,6 +306,16 @@ impl Storage {
         }
     }
 
+    /// [`Storage::order`] of a role.
+    pub fn order_of(&self, role: Role, layer: Option<usize>) -> Order {
+        self.order(self.layout.span(role, role, layer).start)
+    }
+
+    /// How this parameter, its gradient and its moments lie.
+    pub fn order(&self, index: ParamIndex) -> Order {
+        self.layout.table.iter().nth(index).map_or(Order::Rows, |p| self.cells.order(p))
+    }
+
     /// Whether this parameter is a gain or a bias.
     fn is_vector(&self, index: ParamIndex) -> bool {
         self.layout.table.iter().nth(index).is_some_and(|p| p.shape.len() == 1)
@@ -328,37 +357,48 @@ impl Storage {
         start..start + self.layout.table.get(id).len()
     }
 
-    /// One tensor.
+    /// One tensor, row by row.
     pub fn read(&mut self, id: ParamId, slot: Slot) -> Cow<'_, [f32]> {
         let place = self.layout.range(id);
-        match slot {
+        let order = self.order(id.index());
+        let cols = self.layout.table.get(id).shape.last().copied();
+        let kept = match slot {
             Slot::Weight => self.weights.read(id.index(), place, self.is_vector(id.index())),
             Slot::Gradient => {
                 self.zero(id.index());
                 self.gradients[self.gradient_place(id)].into()
             }
             Slot::Moment1 | Slot::Moment2 => self.moments.read(place, slot),
+        };
+        match cols {
+            Some(cols) if order == Order::Cells => order.to_rows(&kept, cols).into(),
+            _ => kept,
         }
     }
 
-    /// Replaces one tensor.
+    /// Replaces one tensor by rows.
     pub fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> backend::Result<()> {
         let place = self.layout.range(id);
         check_len(&self.layout.table, id, values)?;
+        let order = self.order(id.index());
+        let values: Cow<'_, [f32]> = match self.layout.table.get(id).shape[..] {
+            [_, cols] if order == Order::Cells => order.arrange(values, cols).into(),
+            _ => values.into(),
+        };
         match slot {
             Slot::Weight => {
                 self.weights_changed(self.layout.around(0..self.clear.len()));
                 let vector = self.is_vector(id.index());
-                self.weights.write(id.index(), place, vector, values);
+                self.weights.write(id.index(), place, vector, &values);
             }
             Slot::Gradient => {
                 self.clear[id.index()] = false;
                 self.forget_squares(&(id.index()..id.index() + 1));
                 let place = self.gradient_place(id);
-                self.gradients[place].copy_from_slice(values);
+                self.gradients[place].copy_from_slice(&values);
             }
             Slot::Moment1 | Slot::Moment2 => {
-                self.moments.write(self.isa, place, slot, values, Chance::new(0));
+                self.moments.write(self.isa, place, slot, &values, Chance::new(0));
             }
         }
         Ok(())

@@ -28,6 +28,9 @@ pub struct Plan {
     pub weights: WeightFormat,
     /// How the moments of the optimizer are kept.
     pub moments: MomentFormat,
+    /// Whether all matrices lie row by row, for a device that reads them where they are; else some of them lie as
+    /// products read them best. Tensors that are read and written are rows in either case.
+    pub by_rows: bool,
     /// How a model that writes holds its matrices; f32 where nothing is said.
     pub format: Option<Format>,
 }
@@ -76,6 +79,7 @@ impl Plan {
             precision: Precision::F32,
             weights: WeightFormat::F32,
             moments: MomentFormat::F32,
+            by_rows: false,
             format: None,
         }
     }

@@ -493,8 +493,9 @@ impl Train for Cpu {
     fn embed_backward(&mut self, dx: Act) -> Result<()> {
         let embed = (Role::Embed, Role::Embed, None);
         let before = self.storage.kept_squares(embed);
+        let order = self.storage.order_of(Role::Embed, None);
         let dw = self.storage.gradient_sum(Role::Embed, Role::Embed, None);
-        let more = embedding::backward(self.exec.isa, &self.tokens, &dx.0, self.config.dim, dw);
+        let more = embedding::backward(self.exec.isa, &self.tokens, &dx.0, self.config.dim, dw, order);
         // Where little is left of a sum, its rounding is not.
         let squares = before.and_then(|b| (b + more > 0.1 * b).then_some(b + more));
         self.storage.keep_squares(embed, squares);
@@ -525,8 +526,7 @@ pub(crate) fn gradient(
     x: Mat<'_>,
 ) {
     let (dy, (_, cols)) = (dy.t(), x.shape());
-    let (dw, into) = storage.gradient(first, last, layer);
-    let dw = MatMut::new(dw, dy.shape().0, cols);
+    let (dw, into) = storage.gradient_matrix((first, last, layer), cols);
     let squares = exec.product_and_squares(alpha, dy, Right::Plain(x), into, dw);
     storage.keep_squares((first, last, layer), squares);
 }

@@ -190,16 +190,17 @@ fn apply(
                 );
             }
             Rule::Muon(rule) => {
+                let shape = (rows, storage.order(span.start + first));
                 let Tensors { gradients, weights, moments, .. } =
                     storage.tensors(span.start + first, place.clone());
                 let mut wide = vec![0.0; if let WeightsMut::Bf16(w) = &weights { w.len() } else { 0 }];
                 let (isa, at) = (exec.isa, chance.of_weights().at(place.start));
                 let change = |weights: &mut [f32]| {
                     if let Moments::F32([m, _]) = moments {
-                        muon::update(exec, &rule, factor, rows, gradients, weights, &mut m[place], scratch);
+                        muon::update(exec, &rule, factor, shape, gradients, weights, &mut m[place], scratch);
                     } else {
                         let mut m = moments.read(place.clone(), Slot::Moment1).into_owned();
-                        muon::update(exec, &rule, factor, rows, gradients, weights, &mut m, scratch);
+                        muon::update(exec, &rule, factor, shape, gradients, weights, &mut m, scratch);
                         moments.write(exec.isa, place, Slot::Moment1, &m, chance);
                     }
                 };

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use model::TokenId;
 
+use crate::cells::Order;
 use crate::isa::simd;
 use crate::kernels::embedding;
 use crate::moments::{Chance, narrow, wide};
@@ -136,10 +137,18 @@ impl Weights {
         }
     }
 
-    /// The rows of `tokens` of the matrix at `place`, `[tokens, dim]`.
-    pub fn rows(&self, pool: &Pool, tokens: &[TokenId], place: Range<usize>, dim: usize, x: &mut [f32]) {
+    /// The rows of `tokens` of the matrix at `place`, `[tokens, dim]`; matrices in bf16 lie by rows.
+    pub fn rows(
+        &self,
+        pool: &Pool,
+        tokens: &[TokenId],
+        place: Range<usize>,
+        order: Order,
+        dim: usize,
+        x: &mut [f32],
+    ) {
         match self {
-            Self::F32(weights) => embedding::forward(pool, tokens, &weights[place], dim, x),
+            Self::F32(weights) => embedding::forward(pool, tokens, &weights[place], order, dim, x),
             Self::Bf16 { matrices, .. } => {
                 for (token, x) in tokens.iter().zip(x.chunks_exact_mut(dim)) {
                     let row = &matrices[place.clone()][token.0 as usize * dim..][..dim];

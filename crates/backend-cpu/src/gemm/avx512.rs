@@ -17,6 +17,7 @@ use std::arch::x86_64::*;
 
 use super::squares::Squares;
 use super::{Into, Left, Mat, Target, Tasks, blocks};
+use crate::cells::CELL;
 use crate::{Buffer, CpuError, Isa};
 
 /// Rows of a panel of `a`.
@@ -75,7 +76,8 @@ impl Packs {
     ) {
         let isa = self.isa;
         assert!(isa.avx512());
-        let shared = Target { data: self.shared.as_mut_ptr(), row_stride: 0, squares: Squares::NONE };
+        let (data, squares) = (self.shared.as_mut_ptr(), Squares::NONE);
+        let shared = Target { data, row_stride: 0, row_hop: 0, col_hop: CELL, squares };
         let left = left.packed_by(PACK_ROWS, tasks);
         let a = left.mat();
         let (m, n) = (a.rows, b.cols);

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use super::Into;
 use super::squares::Squares;
 use crate::Isa;
+use crate::cells::{CELL, Order};
 use crate::kernels::vector;
 
 /// A matrix to read.
@@ -16,6 +17,9 @@ pub struct Mat<'a> {
     pub(super) cols: usize,
     pub(super) row_stride: usize,
     pub(super) col_stride: usize,
+    /// From a row, or column, to the one that is a [`CELL`] further.
+    pub(super) row_hop: usize,
+    pub(super) col_hop: usize,
     borrow: PhantomData<&'a [f32]>,
 }
 
@@ -35,7 +39,33 @@ impl<'a> Mat<'a> {
         if rows > 0 && cols > 0 {
             assert!((rows - 1) * row_stride + cols <= data.len(), "a matrix ends beyond its numbers");
         }
-        Self { start: data.as_ptr(), rows, cols, row_stride, col_stride: 1, borrow: PhantomData }
+        // SAFETY: a slice of this shape, borrowed for 'a.
+        unsafe { Self::plain(data.as_ptr(), rows, cols, row_stride) }
+    }
+
+    /// Row-major, one row every `row_stride` numbers from `start` on.
+    ///
+    /// # Safety
+    ///
+    /// They stay there for `'a`, and are read as their user promises.
+    unsafe fn plain(start: *const f32, rows: usize, cols: usize, row_stride: usize) -> Self {
+        let (row_hop, col_hop) = (CELL * row_stride, CELL);
+        Self { start, rows, cols, row_stride, col_stride: 1, row_hop, col_hop, borrow: PhantomData }
+    }
+
+    /// In some order, without gaps; cells are for products in f32 on tiles.
+    pub fn ordered(order: Order, data: &'a [f32], rows: usize, cols: usize) -> Self {
+        let by_rows = Self::new(data, rows, cols);
+        if order == Order::Rows {
+            return by_rows;
+        }
+        assert!(rows.is_multiple_of(CELL) && cols.is_multiple_of(CELL), "whole cells");
+        Self { row_stride: CELL, row_hop: CELL * cols, col_hop: CELL * CELL, ..by_rows }
+    }
+
+    /// Whether it lies in cells.
+    pub(super) fn in_cells(self) -> bool {
+        (self.row_hop, self.col_hop) != (CELL * self.row_stride, CELL * self.col_stride)
     }
 
     /// Row-major, without gaps, of numbers that may be written until tasks read them.
@@ -45,7 +75,8 @@ impl<'a> Mat<'a> {
     /// `rows · cols` numbers from `start` on stay there for `'a`; whoever reads some of them knows that nobody
     /// writes them any more.
     pub(super) unsafe fn unfinished(start: *const f32, rows: usize, cols: usize) -> Self {
-        Self { start, rows, cols, row_stride: cols, col_stride: 1, borrow: PhantomData }
+        // SAFETY: the caller's promise.
+        unsafe { Self::plain(start, rows, cols, cols) }
     }
 
     /// The transposed matrix, of the same numbers.
@@ -55,6 +86,8 @@ impl<'a> Mat<'a> {
             cols: self.rows,
             row_stride: self.col_stride,
             col_stride: self.row_stride,
+            row_hop: self.col_hop,
+            col_hop: self.row_hop,
             ..self
         }
     }
@@ -69,25 +102,32 @@ impl<'a> Mat<'a> {
         self.start
     }
 
-    /// A part of the rows and columns.
+    /// A part of the rows and columns; in cells, from the corner of one on.
     pub(super) fn part(self, row: usize, rows: usize, col: usize, cols: usize) -> Self {
         assert!(row + rows <= self.rows && col + cols <= self.cols);
-        let start = self.start.wrapping_add(row * self.row_stride + col * self.col_stride);
-        Self { start, rows, cols, ..self }
+        assert!(!self.in_cells() || (row.is_multiple_of(CELL) && col.is_multiple_of(CELL)));
+        Self { start: self.place(row, col), rows, cols, ..self }
+    }
+
+    /// Where a number is, or would be.
+    pub(super) fn place(self, row: usize, col: usize) -> *const f32 {
+        let rows = row / CELL * self.row_hop + row % CELL * self.row_stride;
+        let cols = col / CELL * self.col_hop + col % CELL * self.col_stride;
+        self.start.wrapping_add(rows + cols)
     }
 
     /// One number of a matrix that nobody writes.
     pub(super) fn at(self, row: usize, col: usize) -> f32 {
         assert!(row < self.rows && col < self.cols);
         // SAFETY: inside the matrix.
-        unsafe { *self.start.add(row * self.row_stride + col * self.col_stride) }
+        unsafe { *self.place(row, col) }
     }
 
     /// A row whose numbers lie side by side, of a matrix that nobody writes.
     pub(super) fn row(self, row: usize) -> &'a [f32] {
-        assert!(row < self.rows && self.col_stride == 1);
+        assert!(row < self.rows && self.col_stride == 1 && !self.in_cells());
         // SAFETY: inside the matrix.
-        unsafe { std::slice::from_raw_parts(self.start.add(row * self.row_stride), self.cols) }
+        unsafe { std::slice::from_raw_parts(self.place(row, 0), self.cols) }
     }
 }
 
@@ -98,6 +138,8 @@ pub struct MatMut<'a> {
     pub(super) rows: usize,
     pub(super) cols: usize,
     row_stride: usize,
+    row_hop: usize,
+    col_hop: usize,
     pub(super) squares: Squares,
     borrow: PhantomData<&'a mut [f32]>,
 }
@@ -125,19 +167,38 @@ impl<'a> MatMut<'a> {
     /// For `'a`, `rows` rows of `cols` numbers, `row_stride` apart from `data` on, are writable and
     /// used by nobody else.
     pub(crate) unsafe fn columns(data: *mut f32, rows: usize, cols: usize, row_stride: usize) -> Self {
-        Self { data, rows, cols, row_stride, squares: Squares::NONE, borrow: PhantomData }
+        let (row_hop, col_hop) = (CELL * row_stride, CELL);
+        Self { data, rows, cols, row_stride, row_hop, col_hop, squares: Squares::NONE, borrow: PhantomData }
+    }
+
+    /// In some order, without gaps; cells are for products in f32 on tiles.
+    pub fn ordered(order: Order, data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        let by_rows = Self::new(data, rows, cols);
+        if order == Order::Rows {
+            return by_rows;
+        }
+        assert!(rows.is_multiple_of(CELL) && cols.is_multiple_of(CELL), "whole cells");
+        Self { row_stride: CELL, row_hop: CELL * cols, col_hop: CELL * CELL, ..by_rows }
+    }
+
+    /// Whether it lies in cells.
+    pub(super) fn in_cells(&self) -> bool {
+        self.col_hop != CELL
     }
 
     /// The sum of no products.
     pub(super) fn clear(&mut self, into: Into) {
         for i in 0..if into == Into::Add { 0 } else { self.rows } {
-            // SAFETY: row `i` of a matrix that we alone may write; zero bytes are zeros.
-            unsafe { self.target().at(i, 0).data.write_bytes(0, self.cols) };
+            for j in (0..self.cols).step_by(CELL) {
+                // SAFETY: a piece of row `i` of a matrix that we alone may write; zero bytes are zeros.
+                unsafe { self.target().at(i, j).data.write_bytes(0, CELL.min(self.cols - j)) };
+            }
         }
     }
 
     pub(super) fn target(&mut self) -> Target {
-        Target { data: self.data, row_stride: self.row_stride, squares: self.squares }
+        let (row_hop, col_hop) = (self.row_hop, self.col_hop);
+        Target { data: self.data, row_stride: self.row_stride, row_hop, col_hop, squares: self.squares }
     }
 }
 
@@ -146,6 +207,9 @@ impl<'a> MatMut<'a> {
 pub(super) struct Target {
     pub data: *mut f32,
     pub row_stride: usize,
+    /// From a row, or column, to the one that is a [`CELL`] further.
+    pub row_hop: usize,
+    pub col_hop: usize,
     /// What the kernels that can add to it do add to.
     pub squares: Squares,
 }
@@ -157,13 +221,15 @@ unsafe impl Sync for Target {}
 
 impl Target {
     /// The same, moved.
-    ///
-    /// # Safety
-    ///
-    /// `(row, col)` is inside the matrix.
-    pub unsafe fn at(self, row: usize, col: usize) -> Self {
-        // SAFETY: the caller's promise.
-        Self { data: unsafe { self.data.add(row * self.row_stride + col) }, ..self }
+    pub fn at(self, row: usize, col: usize) -> Self {
+        Self { data: self.place(row, col), ..self }
+    }
+
+    /// Where a number is, or would be.
+    #[inline(always)]
+    pub fn place(self, row: usize, col: usize) -> *mut f32 {
+        let row = row / CELL * self.row_hop + row % CELL * self.row_stride;
+        self.data.wrapping_add(row + col / CELL * self.col_hop + col % CELL)
     }
 
     /// Adds up the squares of these rows and columns, if somebody asks: for kernels that do not on their way,

@@ -183,7 +183,7 @@ impl Gemm {
         let bf16 = self.precision == Precision::Bf16;
         let places = match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if bf16 || m.min(n) >= tiles::LEAST => tiles::squares(m, n),
+            Level::Amx if bf16 || c.in_cells() || m.min(n) >= tiles::LEAST => tiles::squares(m, n),
             _ if bf16 => bf16::squares(m, n),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx => avx512::squares(m, n),
@@ -224,8 +224,14 @@ impl Gemm {
     /// When the shapes do not fit each other.
     pub fn matmul(&mut self, pool: &Pool, alpha: f32, a: Left<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
         let shape = [a.mat().shape(), b.shape()];
-        let m = shape[0].0;
+        let (m, n) = (shape[0].0, shape[1].1);
+        let in_cells = a.mat().in_cells() || b.in_cells() || c.in_cells();
         self.run(pool, shape, into, c, |gemm, tasks, c| {
+            #[cfg(target_arch = "x86_64")]
+            if gemm.isa.level() == Level::Amx && (in_cells || m > FEW_ROWS && m.min(n) >= tiles::LEAST) {
+                return gemm.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
+            }
+            assert!(!in_cells, "matrices in cells are for tiles");
             if m <= FEW_ROWS && a.mat().col_stride == 1 && b.row_stride == 1 {
                 return dots::matmul(gemm.isa, tasks, alpha, a.whole(tasks), b, into, c);
             }
@@ -234,10 +240,6 @@ impl Gemm {
                 return;
             }
             match gemm.isa.level() {
-                #[cfg(target_arch = "x86_64")]
-                Level::Amx if m.min(shape[1].1) >= tiles::LEAST => {
-                    gemm.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
-                }
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512 | Level::Amx => gemm.packs.matmul(tasks, alpha, a, b, into, c),
                 _ => portable::matmul(gemm.isa, tasks, alpha, a.whole(tasks), b, into, c),

@@ -9,24 +9,44 @@
 use model::TokenId;
 
 use super::vector::LANES;
+use crate::cells::Order;
 use crate::isa::simd;
 use crate::pool::{Pool, Rows, RowsMut};
 
 /// Copies the row of every token.
-pub fn forward(pool: &Pool, tokens: &[TokenId], w: &[f32], dim: usize, x: &mut [f32]) {
+pub fn forward(pool: &Pool, tokens: &[TokenId], w: &[f32], order: Order, dim: usize, x: &mut [f32]) {
     const TOKENS: usize = 64;
     let x = RowsMut::new(x, TOKENS * dim);
     pool.each((Rows::new(tokens, TOKENS), x), |_, (tokens, x)| {
         for (token, x) in tokens.iter().zip(x.chunks_exact_mut(dim)) {
-            x.copy_from_slice(&w[token.0 as usize * dim..][..dim]);
+            let mut x = x;
+            for piece in order.row(token.0 as usize, dim) {
+                let (first, rest) = x.split_at_mut(piece.len());
+                first.copy_from_slice(&w[piece]);
+                x = rest;
+            }
         }
     });
 }
 
 /// Adds the gradient of every token to its row, in the order of the tokens; gives what that adds to `Σ dw²`.
-pub fn backward(isa: crate::Isa, tokens: &[TokenId], dx: &[f32], dim: usize, dw: &mut [f32]) -> f64 {
-    let rows = tokens.iter().zip(dx.chunks_exact(dim));
-    rows.map(|(token, dx)| add(isa, dx, &mut dw[token.0 as usize * dim..][..dim])).sum()
+pub fn backward(
+    isa: crate::Isa,
+    tokens: &[TokenId],
+    dx: &[f32],
+    dim: usize,
+    dw: &mut [f32],
+    order: Order,
+) -> f64 {
+    let mut more = 0.0;
+    for (token, mut dx) in tokens.iter().zip(dx.chunks_exact(dim)) {
+        for piece in order.row(token.0 as usize, dim) {
+            let (first, rest) = dx.split_at(piece.len());
+            more += add(isa, first, &mut dw[piece]);
+            dx = rest;
+        }
+    }
+    more
 }
 
 simd! {
@@ -60,17 +80,23 @@ mod tests {
 
     #[test]
     fn reads_rows_and_adds_their_gradients() {
-        let (dim, vocab) = (5, 7);
-        let w = values(vocab * dim, 1);
+        reads_and_adds(Order::Rows, 5, 7);
+        reads_and_adds(Order::Cells, 32, 16);
+    }
+
+    fn reads_and_adds(order: Order, dim: usize, vocab: usize) {
+        let rows = values(vocab * dim, 1);
+        let w = order.arrange(&rows, dim);
         let tokens: Vec<_> = (0..150).map(|i| TokenId(i * i % vocab as u32)).collect();
         let mut x = vec![0.0; tokens.len() * dim];
-        forward(&Pool::new(3).unwrap(), &tokens, &w, dim, &mut x);
+        forward(&Pool::new(3).unwrap(), &tokens, &w, order, dim, &mut x);
         for (t, x) in tokens.iter().zip(x.chunks(dim)) {
-            assert_eq!(x, &w[t.0 as usize * dim..][..dim]);
+            assert_eq!(x, &rows[t.0 as usize * dim..][..dim]);
         }
         for &isa in crate::Isa::available() {
             let mut dw = vec![0.5; vocab * dim];
-            let more = backward(isa, &tokens, &vec![1.0; x.len()], dim, &mut dw);
+            let more = backward(isa, &tokens, &vec![1.0; x.len()], dim, &mut dw, order);
+            let dw = order.to_rows(&dw, dim);
             for v in 0..vocab {
                 let count = tokens.iter().filter(|t| t.0 as usize == v).count();
                 assert!(dw[v * dim..][..dim].iter().all(|&d| d == count as f32 + 0.5));

@@ -13,6 +13,7 @@
 use backend::Muon;
 
 use super::vector::{fma, sum_of_squares};
+use crate::cells::Order;
 use crate::isa::simd;
 use crate::pool::{Rows, RowsMut};
 use crate::{Buffer, CpuError, Exec, Into, Mat, MatMut};
@@ -48,13 +49,13 @@ impl Scratch {
     }
 }
 
-/// Moves the matrix `w` of `rows` rows and its momentum; `scratch` has room for it.
+/// Moves the matrix `w` of `rows` rows and its momentum, which lie in this order; `scratch` has room for it.
 #[allow(clippy::too_many_arguments)]
 pub fn update(
     exec: &mut Exec,
     rule: &Muon,
     factor: f32,
-    rows: usize,
+    (rows, order): (usize, Order),
     g: &[f32],
     w: &mut [f32],
     m: &mut [f32],
@@ -82,7 +83,7 @@ pub fn update(
     let (a, b, c) = Muon::COEFFICIENTS;
     let (mut x, mut next) = (x, &mut scratch.next[..len]);
     for _ in 0..Muon::STEPS {
-        let wide = Mat::new(x, rows, columns);
+        let wide = Mat::ordered(order, x, rows, columns);
         let (left, right) = if rows > columns { (wide.t(), wide) } else { (wide, wide.t()) };
         exec.matmul(1.0, left, right, Into::Set, MatMut::new(gram, side, side));
         // mix = b·A + c·A².
@@ -96,7 +97,7 @@ pub fn update(
         });
         let mix = Mat::new(mix, side, side);
         let (left, right) = if rows > columns { (wide, mix) } else { (mix, wide) };
-        exec.matmul(1.0, left, right, Into::Add, MatMut::new(next, rows, columns));
+        exec.matmul(1.0, left, right, Into::Add, MatMut::ordered(order, next, rows, columns));
         std::mem::swap(&mut x, &mut next);
     }
 
@@ -137,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::check::{assert_close, values, wide};
-    use crate::{Isa, Plan};
+    use crate::{Isa, Plan, Precision};
 
     #[test]
     fn agrees_with_the_reference() {
@@ -145,18 +146,20 @@ mod tests {
         for &isa in Isa::available() {
             let mut exec = Exec::new(&Plan { isa, ..Plan::new(1).with_threads(2) }).unwrap();
             let mut scratch = Scratch::default();
-            for (rows, columns) in [(1, 1), (5, 9), (40, 17), (33, 33), (70, 200)] {
+            for (rows, columns) in [(1, 1), (5, 9), (40, 17), (33, 33), (70, 200), (32, 80), (48, 32)] {
                 let n = rows * columns;
-                let (mut w, mut m) = (values(n, 1), values(n, 2));
-                let (mut w_wanted, mut m_wanted) = (w.clone(), m.clone());
+                let (mut w_wanted, mut m_wanted) = (values(n, 1), values(n, 2));
+                let order = Order::best(isa, Precision::F32, &[rows, columns]);
+                let ordered = |x: &[f32]| order.arrange(x, columns);
+                let (mut w, mut m) = (ordered(&w_wanted), ordered(&m_wanted));
                 scratch.reserve(rows, columns).unwrap();
                 for step in 0..3 {
                     let g = values(n, 3 + step);
-                    update(&mut exec, &rule, 0.5, rows, &g, &mut w, &mut m, &mut scratch);
+                    update(&mut exec, &rule, 0.5, (rows, order), &ordered(&g), &mut w, &mut m, &mut scratch);
                     reference::update(&rule, 0.5, rows, &wide(&g), &mut w_wanted, &mut m_wanted);
                 }
-                assert_close(&w, &wide(&w_wanted), 1e-5);
-                assert_close(&m, &wide(&m_wanted), 1e-6);
+                assert_close(&order.to_rows(&w, columns), &wide(&w_wanted), 1e-5);
+                assert_close(&order.to_rows(&m, columns), &wide(&m_wanted), 1e-6);
             }
         }
     }
@@ -167,7 +170,7 @@ mod tests {
         let rule = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.0 };
         let (mut w, mut m, mut scratch) = ([1.0; 6], [0.0; 6], Scratch::default());
         scratch.reserve(2, 3).unwrap();
-        update(&mut exec, &rule, 1.0, 2, &[0.0; 6], &mut w, &mut m, &mut scratch);
+        update(&mut exec, &rule, 1.0, (2, Order::Rows), &[0.0; 6], &mut w, &mut m, &mut scratch);
         assert_eq!(w, [1.0; 6]);
     }
 }

@@ -3,6 +3,7 @@
 use model::ModelConfig;
 
 use super::{Run, Work, bytes, numbers_of_large};
+use crate::cells::Order;
 use crate::gemm::bf16::{pack, packed_len, panel_rows};
 use crate::head::head_tokens;
 use crate::memory::CpuResult;
@@ -50,7 +51,8 @@ pub(super) fn run(run: &mut Run<'_>, exec: &mut Exec) -> CpuResult<()> {
             read,
             written,
         };
-        let plain = Mat::new(&w, outputs, inputs);
+        let order = Order::best(exec.isa, precision, &[outputs, inputs]);
+        let plain = Mat::ordered(order, &w, outputs, inputs);
         let forward = (work(sides[0] + weights, sides[1]), Right::Plain(plain.t()));
         let back = (work(sides[1] + weights, sides[0]), Right::Plain(plain));
         let into_y = |exec: &mut Exec, x: &[f32], right, y: &mut [f32]| {
@@ -65,7 +67,8 @@ pub(super) fn run(run: &mut Run<'_>, exec: &mut Exec) -> CpuResult<()> {
         run.time(&names[1], back.0, || into_x(exec, &y, back.1, &mut x));
         run.time(&names[2], work(sides[0] + sides[1], weights), || {
             let (y, x) = (Mat::new(&y, tokens, outputs), Mat::new(&x, tokens, inputs));
-            exec.product(1.0, y.t(), Right::Plain(x), Into::Stream, MatMut::new(&mut dw, outputs, inputs));
+            let dw = MatMut::ordered(order, &mut dw, outputs, inputs);
+            exec.product(1.0, y.t(), Right::Plain(x), Into::Stream, dw);
         });
         if precision == Precision::F32 {
             continue;

@@ -55,7 +55,11 @@ pub fn configs() -> Vec<(&'static str, ModelConfig)> {
             "odd extents",
             ModelConfig { dim: 30, hidden: 37, heads: 3, kv_heads: 3, head_dim: 10, ..base.clone() },
         ),
-        ("larger than a block", ModelConfig { dim: 96, hidden: 200, vocab: 301, max_seq: 200, ..base }),
+        (
+            "larger than a block",
+            ModelConfig { dim: 96, hidden: 200, vocab: 301, max_seq: 200, ..base.clone() },
+        ),
+        ("whole vectors", ModelConfig { kv_heads: 2, vocab: 64, ..base }),
     ]
 }
 

@@ -28,6 +28,7 @@ mod turn;
 
 use super::bf16::Right;
 use super::{Into, Left, Mat, Shared, Target, Tasks, blocks};
+use crate::cells::CELL;
 use crate::isa::Level;
 use crate::memory::HUGE_FROM;
 use crate::{Buffer, CpuError, Isa};
@@ -41,6 +42,8 @@ const V: usize = 16;
 pub(super) const BAND: usize = 2 * V;
 /// Depth of a step.
 const STEP: usize = 2 * V;
+/// What a task reads of a matrix in cells is whole ones.
+const _: () = assert!(V == CELL);
 /// Pairs of a tile.
 const TILE: usize = V * V;
 /// Pairs of a part of a step of a band: two tiles.
@@ -316,7 +319,9 @@ pub(super) unsafe fn pack_weights(w: Mat<'_>, to: *mut u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cells::Order;
     use crate::kernels::check::values;
+    use crate::{Exec, MatMut, Plan};
 
     /// The bits of a number after rounding.
     fn rounded(x: f32) -> u32 {
@@ -373,6 +378,42 @@ mod tests {
                 Operand::right(right).pack::<1>(Side::Right, turned.as_mut_ptr());
             }
             assert_eq!(turned, wanted, "{rows} × {cols}");
+        }
+    }
+
+    #[test]
+    fn cells_give_the_same_as_rows() {
+        if Isa::detect().level() != Level::Amx {
+            return;
+        }
+        // Whatever is shared by all threads, and in several blocks of rows, columns and depth.
+        let shapes =
+            [(32, 48, 64), (16, 16, 16), (48, 2304, 800), (800, 48, 800), (48, 48, 2304), (2800, 64, 800)];
+        for (m, n, k) in shapes {
+            let rows = [values(m * k, 1), values(k * n, 2), values(m * n, 3)];
+            let cols = [k, n, n];
+            let cells = [0, 1, 2].map(|i| Order::Cells.arrange(&rows[i], cols[i]));
+            for into in [Into::Set, Into::Stream, Into::Add] {
+                let product = |which: u8| {
+                    let order = |bit: u8| if which >> bit & 1 == 1 { Order::Cells } else { Order::Rows };
+                    let of = |i: usize| if order(i as u8) == Order::Cells { &cells[i] } else { &rows[i] };
+                    let mut exec = Exec::new(&Plan::new(1).with_threads(2)).unwrap();
+                    let mut c = of(2).clone();
+                    let a = Mat::ordered(order(0), of(0), m, k);
+                    let b = Right::Plain(Mat::ordered(order(1), of(1), k, n));
+                    exec.product(0.5, a, b, into, MatMut::ordered(order(2), &mut c, m, n));
+                    // And with both transposed, which gives the transposed product.
+                    let (at, bt) =
+                        (Mat::ordered(order(0), of(0), m, k).t(), Mat::ordered(order(1), of(1), k, n).t());
+                    let mut ct = vec![0.0; m * n];
+                    exec.product(0.5, bt, Right::Plain(at), Into::Set, MatMut::new(&mut ct, n, m));
+                    (order(2).to_rows(&c, n), ct)
+                };
+                let wanted = product(0);
+                for which in 1..8 {
+                    assert!(product(which) == wanted, "{m} × {n} × {k}, {into:?}, {which:03b}");
+                }
+            }
         }
     }
 

@@ -170,6 +170,7 @@ impl<'a> Operand<'a> {
     pub fn region(&self) -> Region {
         match self {
             Self::Plain(x) => {
+                assert!(!x.in_cells(), "cells are packed ahead instead");
                 let (rows, len, stride) = match Side::of(*x) {
                     Side::Left => (x.rows, x.cols, x.row_stride),
                     Side::Right => (x.cols, x.rows, x.col_stride),

@@ -145,7 +145,7 @@ impl<'a, const P: usize> Packing<'a, P> {
             self.next += 1;
             if piece.is_whole(self.x) && Side::of(self.x) == self.side {
                 let (row, k) = piece.corner();
-                self.from = self.x.as_ptr().wrapping_add(row * self.x.row_stride + k * self.x.col_stride);
+                self.from = self.x.place(row, k);
                 self.at = piece.place::<P>(self.to);
                 self.left = V;
                 return true;
@@ -220,9 +220,10 @@ impl Way {
     fn of<const P: usize>(x: Mat<'_>) -> Self {
         let natural = Side::of(x);
         let (stride, other, ahead) = match natural {
+            Side::Left if x.in_cells() => (x.row_stride, x.col_hop, 3 * x.col_hop),
             Side::Left => (x.row_stride, V, AHEAD),
-            Side::Right if P == 1 => (2 * x.col_stride, x.col_stride, STEP * x.col_stride),
-            Side::Right => (x.col_stride, V * x.col_stride, STEP * x.col_stride),
+            Side::Right if P == 1 => (2 * x.col_stride, x.col_stride, 2 * x.col_hop),
+            Side::Right => (x.col_stride, x.col_hop, 2 * x.col_hop),
         };
         Self { natural, stride, other, ahead }
     }
@@ -267,7 +268,7 @@ unsafe fn lines<const P: usize, const WHOLE: bool>(
     mut line_is: impl FnMut(usize, [__m512i; P]),
 ) {
     let way = Way::of::<P>(x);
-    let start = x.as_ptr().wrapping_add(row * x.row_stride + k * x.col_stride);
+    let start = x.place(row, k);
     for line in 0..V {
         let at = start.wrapping_add(line * way.stride);
         if WHOLE {

@@ -128,9 +128,8 @@ impl<const P: usize> Product<P> {
             for j in (0..width).step_by(BAND) {
                 let cols = self.cols.at::<P>(col + j, first);
                 let (left, right) = if self.turned { (cols, rows) } else { (rows, cols) };
-                let next = c.data.wrapping_add(j);
                 let per_step = fetched.div_ceil(steps);
-                let mut lines = Lines { next, stride: c.row_stride, left: fetched, per_step };
+                let mut lines = Lines { c, col: j, row: 0, rows: fetched, per_step };
                 // SAFETY: inside the bands, and the sums of this band.
                 unsafe {
                     let sums = self.sums.add(j / BAND * 4 * TILE);
@@ -212,13 +211,13 @@ impl<const P: usize> Product<P> {
         let (down, along) = if self.turned { (TILE, 2 * TILE) } else { (2 * TILE, TILE) };
         let mut squares = [_mm512_setzero_ps(); GROUP];
         for i in 0..rows {
-            let row = c.data.wrapping_add(i * c.row_stride);
+            let row = c.place(i, 0);
             let sums = self.sums.wrapping_add(i / V * down + i % V * V);
             for j in (0..cols).step_by(V) {
                 let mask = (u32::from(u16::MAX) >> (V - (cols - j).min(V))) as u16;
                 // SAFETY: a row of a tile of sums.
                 let sum = unsafe { _mm512_loadu_ps(sums.add(j / BAND * 4 * TILE + j / V % 2 * along)) };
-                let value = put(row.wrapping_add(j), mask, sum);
+                let value = put(row.wrapping_add(j / V * c.col_hop), mask, sum);
                 if c.squares.wanted() {
                     let squares = &mut squares[j / BAND];
                     *squares = _mm512_mask3_fmadd_ps(value, value, *squares, mask);
@@ -237,20 +236,21 @@ impl<const P: usize> Product<P> {
 
 /// Rows of two lines of `c` that come while tiles are multiplied, a few per step.
 struct Lines {
-    next: *const f32,
-    stride: usize,
-    left: usize,
+    c: Target,
+    col: usize,
+    row: usize,
+    rows: usize,
     per_step: usize,
 }
 
 impl Lines {
     #[inline(always)]
     fn fetch(&mut self) {
-        for _ in 0..self.per_step.min(self.left) {
-            fetch(self.next);
-            fetch(self.next.wrapping_add(V));
-            self.next = self.next.wrapping_add(self.stride);
-            self.left -= 1;
+        for _ in 0..self.per_step.min(self.rows - self.row) {
+            let line = self.c.place(self.row, self.col);
+            fetch(line);
+            fetch(line.wrapping_add(self.c.col_hop));
+            self.row += 1;
         }
     }
 }
