@@ -98,16 +98,20 @@ pub(super) struct Packing<'a, const P: usize> {
     from: *const f32,
     at: *mut u32,
     way: Way,
-    at_once: usize,
+    /// Lines in all, and the calls that they are spread over.
+    lines: usize,
+    calls: usize,
+    /// Lines that are to come now, times the calls.
+    due: usize,
 }
 
 impl<'a, const P: usize> Packing<'a, P> {
     /// Packs as [`pack`] does, in so many calls of [`Packing::lines`].
     pub fn new(x: Mat<'a>, side: Side, to: *mut u32, calls: usize) -> Self {
         let pieces = Piece::count(x);
-        let at_once = (V * pieces).div_ceil(calls);
+        let lines = V * pieces;
         let (from, way) = (x.as_ptr(), Way::of::<P>(x));
-        Self { x, side, to, next: 0, pieces, left: 0, from, at: to, way, at_once }
+        Self { x, side, to, next: 0, pieces, left: 0, from, at: to, way, lines, calls, due: 0 }
     }
 
     /// Packs some lines.
@@ -118,10 +122,13 @@ impl<'a, const P: usize> Packing<'a, P> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     pub unsafe fn lines(&mut self) {
-        for _ in 0..self.at_once {
+        self.due += self.lines;
+        while self.due >= self.calls {
+            self.due -= self.calls;
             // SAFETY: the caller's promise.
             unsafe {
                 if self.left == 0 && !self.begin() {
+                    self.due = 0;
                     return;
                 }
                 put(self.at, 0, whole_line::<P>(self.from, &self.way));
@@ -162,7 +169,7 @@ impl<'a, const P: usize> Packing<'a, P> {
     ///
     /// As for [`pack`].
     pub unsafe fn finish(mut self) {
-        self.at_once = V * self.pieces;
+        self.due = (self.lines + 1) * self.calls;
         // SAFETY: the caller's promise.
         unsafe { self.lines() };
     }
