@@ -3,7 +3,7 @@
 //! Parameters lie in the order of [`model::Params`]. Those that are multiplied in one product
 //! (query, key and value; gate and up; the three biases) touch each other; every other one starts at
 //! a cache line, and a block of moments. Gradients lie likewise, but for a plan that updates in the
-//! backward pass: then all layers use the memory of one.
+//! backward pass: then all layers use the memory of one. Matrices may lie [in cells](crate::cells).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -146,6 +146,7 @@ pub struct Storage {
     /// Sums of the squares of the gradients of neighbours, where the last product that wrote them took them.
     squares: Vec<(Range<ParamIndex>, f64)>,
     packed: Option<PackedWeights>,
+    /// Which matrices lie in cells.
     cells: Cells,
     isa: Isa,
 }

@@ -4,7 +4,7 @@
 //! c[i,j]  = α · Σ_p a[i,p]·b[p,j]        or +=
 //! ```
 //!
-//! A transposed operand is a [`Mat`] with its strides exchanged. With AVX-512 our own kernel runs on
+//! A transposed operand is a [`Mat`] with its strides exchanged; one [in cells](crate::cells) is for tiles in f32. With AVX-512 our own kernel runs on
 //! packed operands, with AMX on `tiles`, on macOS Accelerate; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
 //! transposed matrix are dot products. Which of them runs, and where it cuts, depends on the
 //! shapes and the [`Isa`] alone, so the bits do not depend on the number of threads.
@@ -206,6 +206,8 @@ impl Gemm {
             let Right::Plain(b) = b else { panic!("packed weights are of bf16") };
             return self.matmul(pool, alpha, a, b, into, c);
         }
+        let plain = !matches!(b, Right::Plain(b) if b.in_cells()) && !a.mat().in_cells() && !c.in_cells();
+        assert!(plain, "matrices in cells are of f32");
         let shape = [a.mat().shape(), b.shape()];
         self.run(pool, shape, into, c, |gemm, tasks, c| match &mut gemm.panels {
             Some(panels) => panels.matmul(tasks, alpha, a, b, into, c),
@@ -231,7 +233,7 @@ impl Gemm {
             if gemm.isa.level() == Level::Amx && (in_cells || m > FEW_ROWS && m.min(n) >= tiles::LEAST) {
                 return gemm.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
             }
-            assert!(!in_cells, "matrices in cells are for tiles");
+            assert!(!in_cells, "matrices in cells are for tiles, which these instructions do not have");
             if m <= FEW_ROWS && a.mat().col_stride == 1 && b.row_stride == 1 {
                 return dots::matmul(gemm.isa, tasks, alpha, a.whole(tasks), b, into, c);
             }
@@ -308,6 +310,7 @@ pub(crate) fn small(
 ) {
     assert_eq!(a.cols, b.rows, "inner extents");
     assert_eq!((a.rows, b.cols), (c.rows, c.cols), "outer extents");
+    assert!(!a.in_cells() && !b.in_cells() && !c.in_cells(), "matrices in cells are not small");
     if c.rows == 0 || c.cols == 0 || a.cols == 0 {
         return;
     }

@@ -15,6 +15,10 @@
 //! comes easily from memory in which the depth is contiguous, a tile of columns (its right side) from the
 //! other kind. So `a` may be on the right, whereupon the result comes out turned: see [`turns_result`].
 //!
+//! Weights in f32 may lie [in cells](crate::cells), whose sides are those of a tile. The way from a number to its
+//! neighbours is the same within a cell as in a matrix of rows, so that only who goes from one tile to the next needs
+//! to know.
+//!
 //! Each number of `c` is a sum over `k` in order, in blocks that the shape alone decides. Parts of
 //! numbers, and products of parts, below the smallest normal number count as zero, so that all 24 bits of f32
 //! count from 2⁻¹⁰⁹ on. What has an infinite number in its row or column becomes NaN in f32; what overflows
@@ -42,7 +46,7 @@ const V: usize = 16;
 pub(super) const BAND: usize = 2 * V;
 /// Depth of a step.
 const STEP: usize = 2 * V;
-/// What a task reads of a matrix in cells is whole ones.
+/// Parts of a matrix in cells, and the lines that are packed of it, are whole ones.
 const _: () = assert!(V == CELL);
 /// Pairs of a tile.
 const TILE: usize = V * V;

@@ -227,6 +227,7 @@ impl Way {
     fn of<const P: usize>(x: Mat<'_>) -> Self {
         let natural = Side::of(x);
         let (stride, other, ahead) = match natural {
+            // A piece is two cells that lie together: one and a half pieces.
             Side::Left if x.in_cells() => (x.row_stride, x.col_hop, 3 * x.col_hop),
             Side::Left => (x.row_stride, V, AHEAD),
             Side::Right if P == 1 => (2 * x.col_stride, x.col_stride, 2 * x.col_hop),
