@@ -128,8 +128,7 @@ impl<const P: usize> Product<P> {
             for j in (0..width).step_by(BAND) {
                 let cols = self.cols.at::<P>(col + j, first);
                 let (left, right) = if self.turned { (cols, rows) } else { (rows, cols) };
-                let per_step = fetched.div_ceil(steps);
-                let mut lines = Lines { c, col: j, row: 0, rows: fetched, per_step };
+                let mut lines = Lines::new(c, j, fetched, steps);
                 // SAFETY: inside the bands, and the sums of this band.
                 unsafe {
                     let sums = self.sums.add(j / BAND * 4 * TILE);
@@ -211,13 +210,14 @@ impl<const P: usize> Product<P> {
         let (down, along) = if self.turned { (TILE, 2 * TILE) } else { (2 * TILE, TILE) };
         let mut squares = [_mm512_setzero_ps(); GROUP];
         for i in 0..rows {
-            let row = c.place(i, 0);
+            let mut at = c.place(i, 0);
             let sums = self.sums.wrapping_add(i / V * down + i % V * V);
             for j in (0..cols).step_by(V) {
                 let mask = (u32::from(u16::MAX) >> (V - (cols - j).min(V))) as u16;
                 // SAFETY: a row of a tile of sums.
                 let sum = unsafe { _mm512_loadu_ps(sums.add(j / BAND * 4 * TILE + j / V % 2 * along)) };
-                let value = put(row.wrapping_add(j / V * c.col_hop), mask, sum);
+                let value = put(at, mask, sum);
+                at = at.wrapping_add(c.col_hop);
                 if c.squares.wanted() {
                     let squares = &mut squares[j / BAND];
                     *squares = _mm512_mask3_fmadd_ps(value, value, *squares, mask);
@@ -236,21 +236,39 @@ impl<const P: usize> Product<P> {
 
 /// Rows of two lines of `c` that come while tiles are multiplied, a few per step.
 struct Lines {
-    c: Target,
-    col: usize,
-    row: usize,
-    rows: usize,
+    next: *const f32,
+    /// From a row to the next one, and what is more behind the last row of a cell. In cells there are 16 or 32 rows.
+    stride: usize,
+    more: usize,
+    /// From one line of a row to the other.
+    other: usize,
+    left: usize,
     per_step: usize,
 }
 
 impl Lines {
+    /// Of so many rows from column `col` on, within so many steps.
+    #[inline(always)]
+    fn new(c: Target, col: usize, rows: usize, steps: usize) -> Self {
+        let (next, more) = (c.place(0, col), c.row_hop.wrapping_sub(V * c.row_stride));
+        Self {
+            next,
+            stride: c.row_stride,
+            more,
+            other: c.col_hop,
+            left: rows,
+            per_step: rows.div_ceil(steps),
+        }
+    }
+
     #[inline(always)]
     fn fetch(&mut self) {
-        for _ in 0..self.per_step.min(self.rows - self.row) {
-            let line = self.c.place(self.row, self.col);
-            fetch(line);
-            fetch(line.wrapping_add(self.c.col_hop));
-            self.row += 1;
+        for _ in 0..self.per_step.min(self.left) {
+            fetch(self.next);
+            fetch(self.next.wrapping_add(self.other));
+            self.left -= 1;
+            let more = if self.left == V { self.more } else { 0 };
+            self.next = self.next.wrapping_add(self.stride + more);
         }
     }
 }
