@@ -27,15 +27,9 @@ pub enum Order {
 impl Order {
     /// The one in which products of weights of these extents read them best.
     pub fn best(isa: Isa, precision: Precision, extents: &[usize]) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        let on_tiles = isa.level() == crate::isa::Level::Amx;
-        #[cfg(not(target_arch = "x86_64"))]
-        let on_tiles = {
-            let _ = isa;
-            false
-        };
         // In bf16 they are packed before.
-        let cells = on_tiles && precision == Precision::F32 && extents.iter().all(|n| n.is_multiple_of(CELL));
+        let on_tiles = isa.tiles() && precision == Precision::F32;
+        let cells = on_tiles && extents.iter().all(|n| n.is_multiple_of(CELL));
         if cells { Order::Cells } else { Order::Rows }
     }
 
@@ -50,8 +44,11 @@ impl Order {
 
     /// The rows of a matrix of `cols` columns that lies in this order.
     pub fn to_rows(self, from: &[f32], cols: usize) -> Vec<f32> {
-        let rows = (0..from.len() / cols).flat_map(|row| self.row(row, cols));
-        rows.flat_map(|piece| &from[piece]).copied().collect()
+        let mut to = Vec::with_capacity(from.len());
+        for row in 0..from.len() / cols {
+            self.row(row, cols).for_each(|piece| to.extend_from_slice(&from[piece]));
+        }
+        to
     }
 
     /// A matrix of `cols` columns in this order, from its rows.

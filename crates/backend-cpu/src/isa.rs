@@ -73,6 +73,14 @@ impl Isa {
         self.0
     }
 
+    /// Whether it has tiles that multiply bf16.
+    pub(crate) fn tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Level::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Whether it has AVX-512.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn avx512(self) -> bool {

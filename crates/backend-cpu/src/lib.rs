@@ -33,6 +33,7 @@ mod train;
 mod update;
 mod weights;
 
+pub use cells::Order;
 pub use exec::Exec;
 pub use footprint::count;
 pub use gemm::{Into, Left, Mat, MatMut, Packed, Right};

@@ -9,7 +9,7 @@
 //! The narrow ones are rounded up or down by chance, in proportion to the distance: on the average
 //! a moment then moves as it should, where rounding to nearest would keep it where it is. Chance
 //! comes from the number of the update and the place of the weight, so that the same run gives the
-//! same bits. Numbers that come out of a format go back in unchanged.
+//! same bits. Numbers that come out of a format go back in unchanged, where the matrix lies in the same order.
 
 use std::borrow::Cow;
 use std::ops::Range;

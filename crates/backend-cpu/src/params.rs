@@ -179,9 +179,10 @@ impl Storage {
     ///
     /// # Panics
     ///
-    /// For matrices that are kept in bf16.
+    /// For matrices that are kept in bf16, or in cells.
     pub fn weight(&self, first: Role, last: Role, layer: Option<usize>) -> &[f32] {
         let start = self.layout.span(first, last, layer).start;
+        assert!(self.order(start) == Order::Rows, "products read matrices in cells: `Storage::matrix`");
         self.weights.exact(start, self.layout.place(first, last, layer))
     }
 
@@ -226,7 +227,7 @@ impl Storage {
         }
     }
 
-    /// The gradients from role `first` to role `last`, and how to add to them.
+    /// The gradients from role `first` to role `last` as they lie, and how to add to them.
     pub fn gradient(&mut self, first: Role, last: Role, layer: Option<usize>) -> (&mut [f32], Into) {
         let span = self.layout.span(first, last, layer);
         self.forget_squares(&span);
@@ -312,6 +313,14 @@ impl Storage {
         self.order(self.layout.span(role, role, layer).start)
     }
 
+    /// The columns of a matrix that lies in cells.
+    fn columns_in_cells(&self, id: ParamId) -> Option<usize> {
+        match self.layout.table.get(id).shape[..] {
+            [_, cols] if self.order(id.index()) == Order::Cells => Some(cols),
+            _ => None,
+        }
+    }
+
     /// How this parameter, its gradient and its moments lie.
     pub fn order(&self, index: ParamIndex) -> Order {
         self.layout.table.iter().nth(index).map_or(Order::Rows, |p| self.cells.order(p))
@@ -361,8 +370,7 @@ impl Storage {
     /// One tensor, row by row.
     pub fn read(&mut self, id: ParamId, slot: Slot) -> Cow<'_, [f32]> {
         let place = self.layout.range(id);
-        let order = self.order(id.index());
-        let cols = self.layout.table.get(id).shape.last().copied();
+        let cells = self.columns_in_cells(id);
         let kept = match slot {
             Slot::Weight => self.weights.read(id.index(), place, self.is_vector(id.index())),
             Slot::Gradient => {
@@ -371,9 +379,9 @@ impl Storage {
             }
             Slot::Moment1 | Slot::Moment2 => self.moments.read(place, slot),
         };
-        match cols {
-            Some(cols) if order == Order::Cells => order.to_rows(&kept, cols).into(),
-            _ => kept,
+        match cells {
+            Some(cols) => Order::Cells.to_rows(&kept, cols).into(),
+            None => kept,
         }
     }
 
@@ -381,10 +389,9 @@ impl Storage {
     pub fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> backend::Result<()> {
         let place = self.layout.range(id);
         check_len(&self.layout.table, id, values)?;
-        let order = self.order(id.index());
-        let values: Cow<'_, [f32]> = match self.layout.table.get(id).shape[..] {
-            [_, cols] if order == Order::Cells => order.arrange(values, cols).into(),
-            _ => values.into(),
+        let values: Cow<'_, [f32]> = match self.columns_in_cells(id) {
+            Some(cols) => Order::Cells.arrange(values, cols).into(),
+            None => values.into(),
         };
         match slot {
             Slot::Weight => {

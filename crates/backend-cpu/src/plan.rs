@@ -28,8 +28,9 @@ pub struct Plan {
     pub weights: WeightFormat,
     /// How the moments of the optimizer are kept.
     pub moments: MomentFormat,
-    /// Whether all matrices lie row by row, for a device that reads them where they are; else some of them lie as
-    /// products read them best. Tensors that are read and written are rows in either case.
+    /// Whether all matrices lie row by row, for a device that reads them where they are, or reads and writes them in
+    /// every step; else some of them lie as products read them best. Tensors that are read and written are rows in
+    /// either case.
     pub by_rows: bool,
     /// How a model that writes holds its matrices; f32 where nothing is said.
     pub format: Option<Format>,

@@ -105,8 +105,9 @@ fn writing_does_not_depend_on_the_threads() {
 #[test]
 fn a_copied_state_in_few_bits_continues_bit_for_bit() {
     let (case, config) = configs().swap_remove(0);
-    for format in [MomentFormat::Bf16, MomentFormat::Q8] {
-        let plan = Plan::new(2 * config.max_seq).with_moments(format).with_precision(Precision::Bf16);
+    let formats = [MomentFormat::Bf16, MomentFormat::Q8];
+    for (format, precision) in formats.into_iter().flat_map(|f| [(f, Precision::Bf16), (f, Precision::F32)]) {
+        let plan = Plan::new(2 * config.max_seq).with_moments(format).with_precision(precision);
         let adamw = Rule::AdamW(AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 });
         let muon = Rule::Muon(Muon { lr: 0.02, momentum: 0.9, weight_decay: 0.0 });
         let rules = Rules { embedding: adamw, head: adamw, matrix: muon, gain: adamw, bias: adamw };
@@ -131,7 +132,11 @@ fn a_copied_state_in_few_bits_continues_bit_for_bit() {
             }
         }
         for n in 3..6 {
-            assert_eq!(step(&mut first, n), step(&mut second, n), "{case}, {format:?}: step {n}");
+            assert_eq!(
+                step(&mut first, n),
+                step(&mut second, n),
+                "{case}, {format:?}, {precision:?}: step {n}"
+            );
         }
     }
 }

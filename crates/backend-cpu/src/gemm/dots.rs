@@ -17,7 +17,7 @@ pub(super) fn matmul(isa: Isa, tasks: Tasks<'_>, alpha: f32, a: Mat<'_>, b: Mat<
                 let sum = alpha * dot(isa, a.row(i), column);
                 // SAFETY: `(i, j)` is inside the matrix, and this task alone has column `j`.
                 unsafe {
-                    let c = c.at(i, j).data;
+                    let c = c.place(i, j);
                     *c = if into == Into::Add { *c + sum } else { sum };
                 }
             }

@@ -28,7 +28,7 @@ impl<'a> Left<'a> {
     pub fn made(to: &'a mut [f32], cols: usize, make: &'a Make<'a>) -> Self {
         let rows = to.len() / cols.max(1);
         // SAFETY: borrowed for 'a; rows are read behind `Left::make` of them.
-        let mat = unsafe { Mat::unfinished(to.as_mut_ptr(), rows, cols) };
+        let mat = unsafe { Mat::unfinished(to.as_mut_ptr(), rows, cols, cols) };
         Self { mat, make: Some(make) }
     }
 

@@ -40,17 +40,7 @@ impl<'a> Mat<'a> {
             assert!((rows - 1) * row_stride + cols <= data.len(), "a matrix ends beyond its numbers");
         }
         // SAFETY: a slice of this shape, borrowed for 'a.
-        unsafe { Self::plain(data.as_ptr(), rows, cols, row_stride) }
-    }
-
-    /// Row-major, one row every `row_stride` numbers from `start` on.
-    ///
-    /// # Safety
-    ///
-    /// They stay there for `'a`, and are read as their user promises.
-    unsafe fn plain(start: *const f32, rows: usize, cols: usize, row_stride: usize) -> Self {
-        let (row_hop, col_hop) = (CELL * row_stride, CELL);
-        Self { start, rows, cols, row_stride, col_stride: 1, row_hop, col_hop, borrow: PhantomData }
+        unsafe { Self::unfinished(data.as_ptr(), rows, cols, row_stride) }
     }
 
     /// In some order, without gaps; cells are for products in f32 on tiles.
@@ -68,15 +58,15 @@ impl<'a> Mat<'a> {
         (self.row_hop, self.col_hop) != (CELL * self.row_stride, CELL * self.col_stride)
     }
 
-    /// Row-major, without gaps, of numbers that may be written until tasks read them.
+    /// Row-major, one row every `row_stride` numbers, of numbers that may be written until tasks read them.
     ///
     /// # Safety
     ///
-    /// `rows · cols` numbers from `start` on stay there for `'a`; whoever reads some of them knows that nobody
+    /// `rows` rows of `cols` numbers from `start` on stay there for `'a`; whoever reads some of them knows that nobody
     /// writes them any more.
-    pub(super) unsafe fn unfinished(start: *const f32, rows: usize, cols: usize) -> Self {
-        // SAFETY: the caller's promise.
-        unsafe { Self::plain(start, rows, cols, cols) }
+    pub(super) unsafe fn unfinished(start: *const f32, rows: usize, cols: usize, row_stride: usize) -> Self {
+        let (row_hop, col_hop) = (CELL * row_stride, CELL);
+        Self { start, rows, cols, row_stride, col_stride: 1, row_hop, col_hop, borrow: PhantomData }
     }
 
     /// The transposed matrix, of the same numbers.
@@ -131,7 +121,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// A row-major matrix to write.
+/// A matrix to write, row-major or [in cells](crate::cells).
 #[derive(Debug)]
 pub struct MatMut<'a> {
     data: *mut f32,
@@ -191,7 +181,7 @@ impl<'a> MatMut<'a> {
         for i in 0..if into == Into::Add { 0 } else { self.rows } {
             for j in (0..self.cols).step_by(CELL) {
                 // SAFETY: a piece of row `i` of a matrix that we alone may write; zero bytes are zeros.
-                unsafe { self.target().at(i, j).data.write_bytes(0, CELL.min(self.cols - j)) };
+                unsafe { self.target().place(i, j).write_bytes(0, CELL.min(self.cols - j)) };
             }
         }
     }
@@ -220,8 +210,9 @@ unsafe impl Send for Target {}
 unsafe impl Sync for Target {}
 
 impl Target {
-    /// The same, moved.
+    /// The same, moved; in cells, to the corner of one.
     pub fn at(self, row: usize, col: usize) -> Self {
+        debug_assert!(self.col_hop == CELL || row.is_multiple_of(CELL) && col.is_multiple_of(CELL));
         Self { data: self.place(row, col), ..self }
     }
 

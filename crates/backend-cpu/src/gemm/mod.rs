@@ -4,10 +4,11 @@
 //! c[i,j]  = α · Σ_p a[i,p]·b[p,j]        or +=
 //! ```
 //!
-//! A transposed operand is a [`Mat`] with its strides exchanged; one [in cells](crate::cells) is for tiles in f32. With AVX-512 our own kernel runs on
-//! packed operands, with AMX on `tiles`, on macOS Accelerate; elsewhere the `gemm` crate runs on fixed tiles, and a few rows against a
-//! transposed matrix are dot products. Which of them runs, and where it cuts, depends on the
-//! shapes and the [`Isa`] alone, so the bits do not depend on the number of threads.
+//! A transposed operand is a [`Mat`] with its strides exchanged; one [in cells](crate::cells) is for tiles in f32.
+//! With AVX-512 our own kernel runs on packed operands, with AMX on `tiles`, on macOS Accelerate; elsewhere the `gemm`
+//! crate runs on fixed tiles, and a few rows against a transposed matrix are dot products. Which of them runs, and
+//! where it cuts, depends on the shapes, the order of the operands and the [`Isa`] alone, so the bits do not depend on
+//! the number of threads.
 
 mod accelerate;
 #[cfg(target_arch = "x86_64")]
@@ -145,7 +146,7 @@ impl Gemm {
             #[cfg(target_arch = "x86_64")]
             tiles: tiles::Packs::new(isa, pool.threads())?,
             precision,
-            panels: (precision == Precision::Bf16 && !bf16::tiles(isa))
+            panels: (precision == Precision::Bf16 && !isa.tiles())
                 .then(|| bf16::Packs::new(isa))
                 .transpose()?,
             squares: Vec::new(),
@@ -162,7 +163,7 @@ impl Gemm {
             #[cfg(target_arch = "x86_64")]
             Level::Amx if self.precision == Precision::Bf16 => tiles::Packs::shared_bytes(1, m, n, k),
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if m.min(n) >= tiles::LEAST => tiles::Packs::shared_bytes(3, m, n, k),
+            Level::Amx if tiles::worth(m, n, false) => tiles::Packs::shared_bytes(3, m, n, k),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx => avx512::Packs::shared_bytes(m, n, k),
             _ => 0,
@@ -181,9 +182,10 @@ impl Gemm {
     ) -> Option<f64> {
         let (m, n) = (c.rows, c.cols);
         let bf16 = self.precision == Precision::Bf16;
+        let in_cells = a.mat().in_cells() || b.in_cells() || c.in_cells();
         let places = match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if bf16 || c.in_cells() || m.min(n) >= tiles::LEAST => tiles::squares(m, n),
+            Level::Amx if bf16 || tiles::worth(m, n, in_cells) => tiles::squares(m, n),
             _ if bf16 => bf16::squares(m, n),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx => avx512::squares(m, n),
@@ -206,8 +208,7 @@ impl Gemm {
             let Right::Plain(b) = b else { panic!("packed weights are of bf16") };
             return self.matmul(pool, alpha, a, b, into, c);
         }
-        let plain = !matches!(b, Right::Plain(b) if b.in_cells()) && !a.mat().in_cells() && !c.in_cells();
-        assert!(plain, "matrices in cells are of f32");
+        assert!(!(a.mat().in_cells() || b.in_cells() || c.in_cells()), "matrices in cells are of f32");
         let shape = [a.mat().shape(), b.shape()];
         self.run(pool, shape, into, c, |gemm, tasks, c| match &mut gemm.panels {
             Some(panels) => panels.matmul(tasks, alpha, a, b, into, c),
@@ -230,7 +231,7 @@ impl Gemm {
         let in_cells = a.mat().in_cells() || b.in_cells() || c.in_cells();
         self.run(pool, shape, into, c, |gemm, tasks, c| {
             #[cfg(target_arch = "x86_64")]
-            if gemm.isa.level() == Level::Amx && (in_cells || m > FEW_ROWS && m.min(n) >= tiles::LEAST) {
+            if gemm.isa.tiles() && tiles::worth(m, n, in_cells) {
                 return gemm.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
             }
             assert!(!in_cells, "matrices in cells are for tiles, which these instructions do not have");

@@ -45,7 +45,7 @@ pub fn configs() -> Vec<(&'static str, ModelConfig)> {
     let theta = 500_000.0;
     vec![
         ("multi-head, tied", base.clone()),
-        ("grouped-query, untied", ModelConfig { kv_heads: 2, tied: false, ..base.clone() }),
+        ("grouped-query, untied", ModelConfig { kv_heads: 2, tied: false, vocab: 64, ..base.clone() }),
         ("wide heads, one key head", ModelConfig { kv_heads: 1, head_dim: 20, ..base.clone() }),
         ("llama3 rope", ModelConfig { rope: Rope { theta, scaling: Some(scaling) }, ..base.clone() }),
         ("residual scale", ModelConfig { residual_scale: 0.35, kv_heads: 2, ..base.clone() }),

@@ -208,7 +208,7 @@ impl DeviceArgs {
     }
 
     fn cpu_plan(&self, config: &RunConfig) -> Plan {
-        Plan::new(config.train.seq * config.train.batch)
+        let plan = Plan::new(config.train.seq * config.train.batch)
             .with_threads(self.threads())
             .with_recompute(config.train.recompute)
             .with_update_in_backward(config.train.update_in_backward)
@@ -224,7 +224,9 @@ impl DeviceArgs {
                 OptimizerState::F32 => MomentFormat::F32,
                 OptimizerState::Bf16 => MomentFormat::Bf16,
                 OptimizerState::Q8 => MomentFormat::Q8,
-            })
+            });
+        // A GPU that updates reads gradients and writes weights as rows in every step.
+        Plan { by_rows: config.optimizer.device != OptimizerDevice::Cpu, ..plan }
     }
 
     fn on_ane<D>(

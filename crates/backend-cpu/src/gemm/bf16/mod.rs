@@ -34,27 +34,16 @@ const V: usize = 16;
 /// Columns of a panel of `b`.
 const NR: usize = 3 * V;
 
-/// Whether products run on tiles.
-pub(super) fn tiles(isa: Isa) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return isa.level() == crate::isa::Level::Amx;
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = isa;
-        false
-    }
-}
-
 /// Whether products in bf16 have instructions of their own at this level.
 pub fn in_hardware(isa: Isa) -> bool {
-    tiles(isa) || Unit::new(isa) != Unit::Emulated
+    isa.tiles() || Unit::new(isa) != Unit::Emulated
 }
 
 /// `steps` rounds of products without memory, for the peak: the floating-point operations of all of
 /// them, none without the instructions.
 pub(crate) fn spin(isa: Isa, steps: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if tiles(isa) {
+    if isa.tiles() {
         // SAFETY: tiles are there.
         unsafe { super::tiles::spin(steps) };
         return 2 * steps * super::tiles::SPIN;
@@ -88,7 +77,7 @@ pub(super) unsafe fn small(
     scratch: &mut [f32],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if tiles(isa) {
+    if isa.tiles() {
         // SAFETY: tiles are there; the rest is the caller's promise.
         return unsafe { super::tiles::small(alpha, a, b, into, c, scratch) };
     }

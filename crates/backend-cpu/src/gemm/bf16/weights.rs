@@ -1,7 +1,5 @@
 //! Weights in the layout of products, packed once per update.
 
-#[cfg(target_arch = "x86_64")]
-use super::tiles as on_tiles;
 use super::{NR, Unit, V};
 use crate::Isa;
 use crate::gemm::Mat;
@@ -27,7 +25,7 @@ impl<'a> Packed<'a> {
 /// Rows of weights that are packed together.
 pub(crate) fn panel_rows(isa: Isa) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if on_tiles(isa) {
+    if isa.tiles() {
         return tiles::BAND;
     }
     let _ = isa;
@@ -37,7 +35,7 @@ pub(crate) fn panel_rows(isa: Isa) -> usize {
 /// Numbers of a packed matrix, or of a panel of it.
 pub fn packed_len(isa: Isa, rows: usize, cols: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if on_tiles(isa) {
+    if isa.tiles() {
         return tiles::packed_len(rows, cols);
     }
     let _ = isa;
@@ -48,7 +46,7 @@ pub fn packed_len(isa: Isa, rows: usize, cols: usize) -> usize {
 pub fn pack(isa: Isa, w: Mat<'_>, to: &mut [u32]) {
     assert!(w.rows <= panel_rows(isa) && to.len() >= packed_len(isa, w.rows, w.cols), "room for a panel");
     #[cfg(target_arch = "x86_64")]
-    if on_tiles(isa) {
+    if isa.tiles() {
         // SAFETY: tiles are there, and the room was checked.
         return unsafe { tiles::pack_weights(w, to.as_mut_ptr()) };
     }
@@ -75,5 +73,10 @@ impl Right<'_> {
             Right::PackedT(w) => (w.cols, w.rows),
             Right::Packed(w) => (w.rows, w.cols),
         }
+    }
+
+    /// Whether it lies in cells.
+    pub(in crate::gemm) fn in_cells(&self) -> bool {
+        matches!(self, Right::Plain(b) if b.in_cells())
     }
 }

@@ -63,8 +63,11 @@ const PASSING: usize = 1 << 19;
 const TASKS: usize = 4;
 /// Rows, or columns, of a task that packs for all threads.
 const PACK: usize = 2 * BAND;
-/// Fewest rows, and columns, of a product in f32 that is worth a tile.
-pub(super) const LEAST: usize = V;
+
+/// Whether a product in f32 is worth tiles: from one tile on, and whatever only they read.
+pub(super) fn worth(m: usize, n: usize, in_cells: bool) -> bool {
+    in_cells || m.min(n) >= V
+}
 
 /// How far products are cut, for caches of the second level of two megabytes.
 struct Limits {
@@ -324,7 +327,7 @@ pub(super) unsafe fn pack_weights(w: Mat<'_>, to: *mut u32) {
 mod tests {
     use super::*;
     use crate::cells::Order;
-    use crate::kernels::check::values;
+    use crate::kernels::check::{assert_close, values, wide};
     use crate::{Exec, MatMut, Plan};
 
     /// The bits of a number after rounding.
@@ -390,9 +393,18 @@ mod tests {
         if Isa::detect().level() != Level::Amx {
             return;
         }
-        // Whatever is shared by all threads, and in several blocks of rows, columns and depth.
-        let shapes =
-            [(32, 48, 64), (16, 16, 16), (48, 2304, 800), (800, 48, 800), (48, 48, 2304), (2800, 64, 800)];
+        // Either side shared by all threads, in several tasks, groups of columns and blocks of depth; the last in two
+        // blocks of what is shared.
+        let shapes = [
+            (32, 48, 64),
+            (16, 16, 16),
+            (48, 2304, 800),
+            (800, 48, 800),
+            (48, 48, 2304),
+            (336, 400, 48),
+            (400, 336, 48),
+            (2752, 2704, 16),
+        ];
         for (m, n, k) in shapes {
             let rows = [values(m * k, 1), values(k * n, 2), values(m * n, 3)];
             let cols = [k, n, n];
@@ -402,7 +414,9 @@ mod tests {
                     let order = |bit: u8| if which >> bit & 1 == 1 { Order::Cells } else { Order::Rows };
                     let of = |i: usize| if order(i as u8) == Order::Cells { &cells[i] } else { &rows[i] };
                     let mut exec = Exec::new(&Plan::new(1).with_threads(2)).unwrap();
-                    let mut c = of(2).clone();
+                    // Where a line of a cache starts: only then are numbers written past the caches.
+                    let mut c = Buffer::zeros("a product", m * n).unwrap();
+                    c.copy_from_slice(of(2));
                     let a = Mat::ordered(order(0), of(0), m, k);
                     let b = Right::Plain(Mat::ordered(order(1), of(1), k, n));
                     exec.product(0.5, a, b, into, MatMut::ordered(order(2), &mut c, m, n));
@@ -418,6 +432,27 @@ mod tests {
                     assert!(product(which) == wanted, "{m} × {n} × {k}, {into:?}, {which:03b}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_few_rows_meet_weights_in_cells() {
+        if Isa::detect().level() != Level::Amx {
+            return;
+        }
+        let mut exec = Exec::new(&Plan::new(1).with_threads(2)).unwrap();
+        let (n, k) = (80, 96);
+        let (w, x) = (values(n * k, 1), values(15 * k, 2));
+        let cells = Order::Cells.arrange(&w, k);
+        for m in [1, 3, 6, 7, 15] {
+            let mut product = |order, w: &[f32]| {
+                let mut y = vec![f32::NAN; m * n];
+                let w = Right::Plain(Mat::ordered(order, w, n, k).t());
+                exec.product(1.0, Mat::new(&x, m, k), w, Into::Set, MatMut::new(&mut y, m, n));
+                y
+            };
+            let wanted = product(Order::Rows, &w);
+            assert_close(&product(Order::Cells, &cells), &wide(&wanted), 1e-5);
         }
     }
 

@@ -349,6 +349,7 @@ fn split(x: __m512) -> [__m512i; 3] {
 mod tests {
     use super::*;
     use crate::Isa;
+    use crate::cells::Order;
     use crate::isa::Level;
     use crate::kernels::check::values;
 
@@ -394,10 +395,16 @@ mod tests {
         if Isa::detect().level() != Level::Amx {
             return;
         }
-        for (rows, cols) in [(1, 1), (16, 32), (17, 33), (40, 70), (64, 96)] {
+        for (rows, cols) in [(1, 1), (16, 32), (17, 33), (40, 70), (48, 80), (64, 96)] {
             let x = values(rows * cols, 1);
             let len = rows.next_multiple_of(BAND) * cols.next_multiple_of(STEP) * 3 / 2;
-            for x in [Mat::new(&x, rows, cols), Mat::new(&x, cols, rows).t()] {
+            let mut matrices = vec![Mat::new(&x, rows, cols), Mat::new(&x, cols, rows).t()];
+            if rows % V == 0 && cols % V == 0 {
+                let cells = Order::Cells;
+                matrices
+                    .extend([Mat::ordered(cells, &x, rows, cols), Mat::ordered(cells, &x, cols, rows).t()]);
+            }
+            for x in matrices {
                 for (side, calls) in [(Side::Left, 1), (Side::Right, 7), (Side::Left, 5000)] {
                     let (mut wanted, mut got) = (vec![1; len], vec![2; len]);
                     // SAFETY: the instructions are there, and so is the room.
