@@ -182,10 +182,9 @@ impl Gemm {
     ) -> Option<f64> {
         let (m, n) = (c.rows, c.cols);
         let bf16 = self.precision == Precision::Bf16;
-        let in_cells = a.mat().in_cells() || b.in_cells() || c.in_cells();
         let places = match self.isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if bf16 || tiles::worth(m, n, in_cells) => tiles::squares(m, n),
+            Level::Amx if bf16 || tiles::worth(m, n, in_cells(&a, &b, &c)) => tiles::squares(m, n),
             _ if bf16 => bf16::squares(m, n),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Amx => avx512::squares(m, n),
@@ -208,7 +207,7 @@ impl Gemm {
             let Right::Plain(b) = b else { panic!("packed weights are of bf16") };
             return self.matmul(pool, alpha, a, b, into, c);
         }
-        assert!(!(a.mat().in_cells() || b.in_cells() || c.in_cells()), "matrices in cells are of f32");
+        assert!(!in_cells(&a, &b, &c), "matrices in cells are of f32");
         let shape = [a.mat().shape(), b.shape()];
         self.run(pool, shape, into, c, |gemm, tasks, c| match &mut gemm.panels {
             Some(panels) => panels.matmul(tasks, alpha, a, b, into, c),
@@ -227,11 +226,10 @@ impl Gemm {
     /// When the shapes do not fit each other.
     pub fn matmul(&mut self, pool: &Pool, alpha: f32, a: Left<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
         let shape = [a.mat().shape(), b.shape()];
-        let (m, n) = (shape[0].0, shape[1].1);
-        let in_cells = a.mat().in_cells() || b.in_cells() || c.in_cells();
+        let (m, in_cells) = (shape[0].0, in_cells(&a, &Right::Plain(b), &c));
         self.run(pool, shape, into, c, |gemm, tasks, c| {
             #[cfg(target_arch = "x86_64")]
-            if gemm.isa.tiles() && tiles::worth(m, n, in_cells) {
+            if gemm.isa.tiles() && tiles::worth(m, shape[1].1, in_cells) {
                 return gemm.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
             }
             assert!(!in_cells, "matrices in cells are for tiles, which these instructions do not have");
@@ -269,6 +267,11 @@ impl Gemm {
         }
         f(self, Tasks::new(pool, m * n * k), c.target());
     }
+}
+
+/// Whether one of these lies in cells.
+fn in_cells(a: &Left<'_>, b: &Right<'_>, c: &MatMut<'_>) -> bool {
+    a.mat().in_cells() || b.in_cells() || c.in_cells()
 }
 
 /// What multiplies the matrices of training, in a word or two for reports.
