@@ -33,20 +33,37 @@ impl Order {
         if cells { Order::Cells } else { Order::Rows }
     }
 
-    /// Where the pieces of a row of `cols` numbers lie.
-    pub fn row(self, row: usize, cols: usize) -> impl Iterator<Item = Range<usize>> {
+    /// Numbers from a row to the next one of the same cell, and from a column to the one that is a [`CELL`] further.
+    /// Rows that are a [`CELL`] apart are `CELL · cols` numbers apart in either order.
+    ///
+    /// # Panics
+    ///
+    /// When a matrix in cells does not consist of whole ones.
+    pub fn strides(self, rows: usize, cols: usize) -> (usize, usize) {
+        if self == Order::Rows {
+            return (cols, CELL);
+        }
+        assert!(rows.is_multiple_of(CELL) && cols.is_multiple_of(CELL), "whole cells");
+        (CELL, CELL * CELL)
+    }
+
+    /// The pieces of a row of `cols` numbers: where in the matrix they lie, and which numbers of the row they are.
+    pub fn row(self, row: usize, cols: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
         let (start, len, hop) = match self {
             Order::Rows => (row * cols, cols, cols),
             Order::Cells => (row / CELL * CELL * cols + row % CELL * CELL, CELL, CELL * CELL),
         };
-        (0..cols / len.max(1)).map(move |piece| start + piece * hop..start + piece * hop + len)
+        (0..cols / len.max(1)).map(move |piece| {
+            let (from, first) = (start + piece * hop, piece * len);
+            (from..from + len, first..first + len)
+        })
     }
 
     /// The rows of a matrix of `cols` columns that lies in this order.
     pub fn to_rows(self, from: &[f32], cols: usize) -> Vec<f32> {
         let mut to = Vec::with_capacity(from.len());
         for row in 0..from.len() / cols {
-            self.row(row, cols).for_each(|piece| to.extend_from_slice(&from[piece]));
+            self.row(row, cols).for_each(|(place, _)| to.extend_from_slice(&from[place]));
         }
         to
     }
@@ -55,11 +72,8 @@ impl Order {
     pub fn arrange(self, rows: &[f32], cols: usize) -> Vec<f32> {
         let mut to = vec![0.0; rows.len()];
         for (row, from) in rows.chunks_exact(cols).enumerate() {
-            let mut from = from;
-            for piece in self.row(row, cols) {
-                let (first, rest) = from.split_at(piece.len());
-                to[piece].copy_from_slice(first);
-                from = rest;
+            for (place, piece) in self.row(row, cols) {
+                to[place].copy_from_slice(&from[piece]);
             }
         }
         to

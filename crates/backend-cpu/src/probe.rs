@@ -40,7 +40,7 @@ pub fn peak_gflops(threads: usize) -> Result<f64, CpuError> {
 /// [`peak_gflops`] of these instructions.
 pub fn peak_gflops_of(isa: Isa, threads: usize) -> Result<f64, CpuError> {
     #[cfg(target_arch = "x86_64")]
-    if isa.level() == crate::isa::Level::Amx
+    if isa.tiles()
         && let Some(peak) = peak_bf16_gflops_of(isa, threads)?
     {
         return Ok(peak / crate::gemm::PRODUCTS_OF_PARTS as f64);

@@ -45,12 +45,8 @@ impl<'a> Mat<'a> {
 
     /// In some order, without gaps; cells are for products in f32 on tiles.
     pub fn ordered(order: Order, data: &'a [f32], rows: usize, cols: usize) -> Self {
-        let by_rows = Self::new(data, rows, cols);
-        if order == Order::Rows {
-            return by_rows;
-        }
-        assert!(rows.is_multiple_of(CELL) && cols.is_multiple_of(CELL), "whole cells");
-        Self { row_stride: CELL, row_hop: CELL * cols, col_hop: CELL * CELL, ..by_rows }
+        let (row_stride, col_hop) = order.strides(rows, cols);
+        Self { row_stride, col_hop, ..Self::new(data, rows, cols) }
     }
 
     /// Whether it lies in cells.
@@ -163,12 +159,8 @@ impl<'a> MatMut<'a> {
 
     /// In some order, without gaps; cells are for products in f32 on tiles.
     pub fn ordered(order: Order, data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        let by_rows = Self::new(data, rows, cols);
-        if order == Order::Rows {
-            return by_rows;
-        }
-        assert!(rows.is_multiple_of(CELL) && cols.is_multiple_of(CELL), "whole cells");
-        Self { row_stride: CELL, row_hop: CELL * cols, col_hop: CELL * CELL, ..by_rows }
+        let (row_stride, col_hop) = order.strides(rows, cols);
+        Self { row_stride, col_hop, ..Self::new(data, rows, cols) }
     }
 
     /// Whether it lies in cells.

@@ -10,9 +10,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Kind, LANES, Lanes, VECTOR};
-use crate::Isa;
 use crate::gemm::amx::{self, ROW_BYTES, Tiles};
-use crate::isa::Level;
 
 /// Rows of inputs that go together: two tiles.
 pub(super) const ROWS: usize = 2 * amx::ROWS;
@@ -25,11 +23,6 @@ pub(super) const TILE_ROWS: usize = amx::ROWS;
 pub(super) const TILE_COLUMNS: usize = 32;
 /// Numbers of a tile.
 const TILE: usize = TILE_ROWS * TILE_COLUMNS;
-
-/// Whether this machine, at this level, has the instructions.
-pub(super) fn available(isa: Isa) -> bool {
-    isa.level() == Level::Amx
-}
 
 /// Numbers of scratch for [`products`] of `n` rows.
 pub(super) fn scratch(n: usize) -> usize {

@@ -29,7 +29,6 @@ pub struct Inputs {
 }
 
 /// Rows from which on tiles pay.
-#[cfg(target_arch = "x86_64")]
 pub(super) const MANY: usize = 24;
 
 #[cfg(target_arch = "x86_64")]
@@ -68,7 +67,7 @@ impl Inputs {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        if rows >= MANY && super::amx::available(isa) {
+        if super::on_tiles(isa, rows) {
             let rows = rows.next_multiple_of(super::amx::ROWS);
             inputs.halves = Buffer::zeros_2d(what, rows, self::padded(columns))?;
         }

@@ -309,19 +309,13 @@ impl Panels {
 
 /// Whether products of so many rows go through tiles.
 pub fn on_tiles(isa: Isa, rows: usize) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return rows >= inputs::MANY && amx::available(isa);
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (isa, rows);
-        false
-    }
+    rows >= inputs::MANY && isa.tiles()
 }
 
 /// Numbers of scratch that each thread needs for products of up to `rows` inputs.
 pub fn scratch(isa: Isa, rows: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if amx::available(isa) {
+    if isa.tiles() {
         return amx::scratch(rows);
     }
     let _ = (isa, rows);

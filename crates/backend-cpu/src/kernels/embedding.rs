@@ -19,11 +19,8 @@ pub fn forward(pool: &Pool, tokens: &[TokenId], w: &[f32], order: Order, dim: us
     let x = RowsMut::new(x, TOKENS * dim);
     pool.each((Rows::new(tokens, TOKENS), x), |_, (tokens, x)| {
         for (token, x) in tokens.iter().zip(x.chunks_exact_mut(dim)) {
-            let mut x = x;
-            for piece in order.row(token.0 as usize, dim) {
-                let (first, rest) = x.split_at_mut(piece.len());
-                first.copy_from_slice(&w[piece]);
-                x = rest;
+            for (place, piece) in order.row(token.0 as usize, dim) {
+                x[piece].copy_from_slice(&w[place]);
             }
         }
     });
@@ -39,11 +36,9 @@ pub fn backward(
     order: Order,
 ) -> f64 {
     let mut more = 0.0;
-    for (token, mut dx) in tokens.iter().zip(dx.chunks_exact(dim)) {
-        for piece in order.row(token.0 as usize, dim) {
-            let (first, rest) = dx.split_at(piece.len());
-            more += add(isa, first, &mut dw[piece]);
-            dx = rest;
+    for (token, dx) in tokens.iter().zip(dx.chunks_exact(dim)) {
+        for (place, piece) in order.row(token.0 as usize, dim) {
+            more += add(isa, &dx[piece], &mut dw[place]);
         }
     }
     more

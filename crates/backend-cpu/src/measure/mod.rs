@@ -138,12 +138,7 @@ fn numbers(precision: Precision) -> Numbers {
 
 /// What large ones do.
 fn numbers_of_large(precision: Precision, isa: Isa) -> Numbers {
-    #[cfg(target_arch = "x86_64")]
-    if precision == Precision::F32 && isa.level() == crate::isa::Level::Amx {
-        return Numbers::Parts;
-    }
-    let _ = isa;
-    numbers(precision)
+    if precision == Precision::F32 && isa.tiles() { Numbers::Parts } else { numbers(precision) }
 }
 
 /// Bytes of so many numbers in f32.

@@ -33,7 +33,6 @@ mod turn;
 use super::bf16::Right;
 use super::{Into, Left, Mat, Shared, Target, Tasks, blocks};
 use crate::cells::CELL;
-use crate::isa::Level;
 use crate::memory::HUGE_FROM;
 use crate::{Buffer, CpuError, Isa};
 use operand::Operand;
@@ -172,7 +171,7 @@ fn width(bands: usize, most: usize, threads: usize) -> usize {
 
 impl Packs {
     pub(super) fn new(isa: Isa, threads: usize) -> Result<Self, CpuError> {
-        let len = if isa.level() == Level::Amx { SHARED } else { 0 };
+        let len = if isa.tiles() { SHARED } else { 0 };
         Ok(Self { isa, threads, shared: Buffer::zeros("packed operands", len)? })
     }
 
@@ -193,7 +192,7 @@ impl Packs {
         into: Into,
         c: Target,
     ) {
-        assert!(self.isa.level() == Level::Amx);
+        assert!(self.isa.tiles());
         let left = left.packed_by(PACK, tasks);
         let (limits, a) = (Limits::of(P), left.mat());
         // What more products are added to comes back soon; what no cache keeps need not pass through them.
@@ -337,7 +336,7 @@ mod tests {
 
     #[test]
     fn bands_hold_pairs_wherever_they_come_from() {
-        if Isa::detect().level() != Level::Amx {
+        if !Isa::detect().tiles() {
             return;
         }
         for (rows, cols) in [(1, 1), (5, 31), (16, 32), (17, 33), (32, 64), (40, 70), (70, 129)] {
@@ -368,7 +367,7 @@ mod tests {
 
     #[test]
     fn turned_weights_are_those_of_the_transposed_matrix() {
-        if Isa::detect().level() != Level::Amx {
+        if !Isa::detect().tiles() {
             return;
         }
         let isa = Isa::detect();
@@ -390,7 +389,7 @@ mod tests {
 
     #[test]
     fn cells_give_the_same_as_rows() {
-        if Isa::detect().level() != Level::Amx {
+        if !Isa::detect().tiles() {
             return;
         }
         // Either side shared by all threads, in several tasks, groups of columns and blocks of depth; the last in two
@@ -437,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_few_rows_meet_weights_in_cells() {
-        if Isa::detect().level() != Level::Amx {
+        if !Isa::detect().tiles() {
             return;
         }
         let mut exec = Exec::new(&Plan::new(1).with_threads(2)).unwrap();

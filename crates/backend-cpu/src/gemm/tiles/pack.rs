@@ -350,7 +350,6 @@ mod tests {
     use super::*;
     use crate::Isa;
     use crate::cells::Order;
-    use crate::isa::Level;
     use crate::kernels::check::values;
 
     fn parts_of(x: f32) -> [f32; 3] {
@@ -366,7 +365,7 @@ mod tests {
 
     #[test]
     fn three_parts_of_eight_bits_are_the_number() {
-        if Isa::detect().level() != Level::Amx {
+        if !Isa::detect().tiles() {
             return;
         }
         let mut state = 1u64;
@@ -392,7 +391,7 @@ mod tests {
 
     #[test]
     fn line_by_line_packs_the_same() {
-        if Isa::detect().level() != Level::Amx {
+        if !Isa::detect().tiles() {
             return;
         }
         for (rows, cols) in [(1, 1), (16, 32), (17, 33), (40, 70), (48, 80), (64, 96)] {
