@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A transposed operand is a [`Mat`] with its strides exchanged; one [in cells](crate::cells) is for tiles in f32.
-//! With AVX-512 our own kernel runs on packed operands, with AMX on `tiles`, on macOS Accelerate; elsewhere the `gemm`
+//! With AVX-512 our own kernel runs on packed `panels`, with AMX on `tiles`, on macOS Accelerate; elsewhere the `gemm`
 //! crate runs on fixed tiles, and a few rows against a transposed matrix are dot products. Which of them runs, and
 //! where it cuts, depends on the shapes, the order of the operands and the [`Isa`] alone, so the bits do not depend on
 //! the number of threads.
@@ -13,12 +13,11 @@
 mod accelerate;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 pub(crate) mod bf16;
 mod dots;
 mod left;
 mod mat;
+mod panels;
 mod portable;
 mod squares;
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +29,7 @@ pub use bf16::{Packed, Right};
 pub use left::Left;
 use mat::Target;
 pub use mat::{Mat, MatMut};
+use panels::Unit;
 use squares::Squares;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tiles::PRODUCTS_OF_PARTS;
@@ -114,15 +114,44 @@ impl Shared {
     }
 }
 
+/// What runs a product, unless it has few rows, or is for Accelerate.
+#[derive(Clone, Copy, Debug)]
+enum Kernel {
+    #[cfg(target_arch = "x86_64")]
+    Tiles(Precision),
+    Panels(Unit),
+    Library,
+}
+
+impl Kernel {
+    /// For `[m, n]` numbers in this precision, where some operand lies in cells or none does.
+    fn of(isa: Isa, precision: Precision, m: usize, n: usize, in_cells: bool) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa.tiles() && (precision == Precision::Bf16 || tiles::worth(m, n, in_cells)) {
+            return Kernel::Tiles(precision);
+        }
+        let _ = (m, n, in_cells);
+        match precision {
+            Precision::Bf16 => Kernel::Panels(Unit::bf16(isa)),
+            Precision::F32 => Unit::f32(isa).map_or(Kernel::Library, Kernel::Panels),
+        }
+    }
+}
+
+/// Parts of a number on tiles.
+#[cfg(target_arch = "x86_64")]
+fn parts(precision: Precision) -> usize {
+    if precision == Precision::Bf16 { 1 } else { 3 }
+}
+
 /// Matrix products with their packing memory.
 pub(crate) struct Gemm {
     isa: Isa,
-    #[cfg(target_arch = "x86_64")]
-    packs: avx512::Packs,
+    /// Where some products run on panels.
+    panels: Option<panels::Packs>,
     #[cfg(target_arch = "x86_64")]
     tiles: tiles::Packs,
     precision: Precision,
-    panels: Option<bf16::Packs>,
     /// Sums of squares of the tasks of a product.
     squares: Vec<f64>,
 }
@@ -130,25 +159,18 @@ pub(crate) struct Gemm {
 impl Gemm {
     /// For these instructions, on the threads of `pool`.
     pub fn new(isa: Isa, precision: Precision, pool: &mut Pool) -> Result<Self, CpuError> {
-        let scratch = if precision == Precision::Bf16 { bf16::SCRATCH } else { 0 };
+        let panels = Unit::f32(isa).is_some() || (precision == Precision::Bf16 && !isa.tiles());
+        let scratch = if panels { panels::SCRATCH } else { 0 };
         #[cfg(target_arch = "x86_64")]
-        let scratch = match isa.level() {
-            Level::Amx => scratch.max(tiles::SCRATCH),
-            Level::Avx512 => scratch.max(avx512::SCRATCH),
-            _ => scratch,
-        };
+        let scratch = if isa.tiles() { scratch.max(tiles::SCRATCH) } else { scratch };
         // At once: had a smaller one been freed, glibc would keep later pieces of its size for itself.
         pool.reserve_scratch(scratch)?;
         Ok(Self {
             isa,
-            #[cfg(target_arch = "x86_64")]
-            packs: avx512::Packs::new(isa)?,
+            panels: panels.then(|| panels::Packs::new(isa)).transpose()?,
             #[cfg(target_arch = "x86_64")]
             tiles: tiles::Packs::new(isa, pool.threads())?,
             precision,
-            panels: (precision == Precision::Bf16 && !isa.tiles())
-                .then(|| bf16::Packs::new(isa))
-                .transpose()?,
             squares: Vec::new(),
         })
     }
@@ -156,16 +178,10 @@ impl Gemm {
     /// Bytes that a product of `(rows, columns, depth)` writes to the operand that all threads read: the
     /// rest of that memory is never touched.
     pub fn shared_bytes(&self, (m, n, k): (usize, usize, usize)) -> usize {
-        if let Some(panels) = &self.panels {
-            return panels.shared_bytes(m, n, k);
-        }
-        match self.isa.level() {
+        match (Kernel::of(self.isa, self.precision, m, n, false), &self.panels) {
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if self.precision == Precision::Bf16 => tiles::Packs::shared_bytes(1, m, n, k),
-            #[cfg(target_arch = "x86_64")]
-            Level::Amx if tiles::worth(m, n, false) => tiles::Packs::shared_bytes(3, m, n, k),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Amx => avx512::Packs::shared_bytes(m, n, k),
+            (Kernel::Tiles(precision), _) => tiles::Packs::shared_bytes(parts(precision), m, n, k),
+            (Kernel::Panels(unit), Some(panels)) => panels.shared_bytes(unit, m, n, k),
             _ => 0,
         }
     }
@@ -181,14 +197,11 @@ impl Gemm {
         mut c: MatMut<'_>,
     ) -> Option<f64> {
         let (m, n) = (c.rows, c.cols);
-        let bf16 = self.precision == Precision::Bf16;
-        let places = match self.isa.level() {
+        let places = match Kernel::of(self.isa, self.precision, m, n, in_cells(&a, &b, &c)) {
             #[cfg(target_arch = "x86_64")]
-            Level::Amx if bf16 || tiles::worth(m, n, in_cells(&a, &b, &c)) => tiles::squares(m, n),
-            _ if bf16 => bf16::squares(m, n),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Amx => avx512::squares(m, n),
-            _ => portable::squares(m, n),
+            Kernel::Tiles(_) => tiles::squares(m, n),
+            Kernel::Panels(_) => panels::squares(m, n),
+            Kernel::Library => portable::squares(m, n),
         };
         self.squares.clear();
         self.squares.resize(places, 0.0);
@@ -209,13 +222,8 @@ impl Gemm {
         }
         assert!(!in_cells(&a, &b, &c), "matrices in cells are of f32");
         let shape = [a.mat().shape(), b.shape()];
-        self.run(pool, shape, into, c, |gemm, tasks, c| match &mut gemm.panels {
-            Some(panels) => panels.matmul(tasks, alpha, a, b, into, c),
-            #[cfg(target_arch = "x86_64")]
-            None => gemm.tiles.matmul::<1>(tasks, alpha, a, b, into, c),
-            #[cfg(not(target_arch = "x86_64"))]
-            None => unreachable!("without tiles products in bf16 run on panels"),
-        });
+        let kernel = Kernel::of(self.isa, Precision::Bf16, c.rows, c.cols, false);
+        self.run(pool, shape, into, c, |gemm, tasks, c| gemm.multiply(kernel, tasks, alpha, a, b, into, c));
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`, the one that [`Gemm::new`]
@@ -226,26 +234,51 @@ impl Gemm {
     /// When the shapes do not fit each other.
     pub fn matmul(&mut self, pool: &Pool, alpha: f32, a: Left<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
         let shape = [a.mat().shape(), b.shape()];
-        let (m, in_cells) = (shape[0].0, in_cells(&a, &Right::Plain(b), &c));
+        let in_cells = in_cells(&a, &Right::Plain(b), &c);
+        let kernel = Kernel::of(self.isa, Precision::F32, c.rows, c.cols, in_cells);
         self.run(pool, shape, into, c, |gemm, tasks, c| {
             #[cfg(target_arch = "x86_64")]
-            if gemm.isa.tiles() && tiles::worth(m, shape[1].1, in_cells) {
-                return gemm.tiles.matmul::<3>(tasks, alpha, a, Right::Plain(b), into, c);
+            if matches!(kernel, Kernel::Tiles(_)) {
+                return gemm.multiply(kernel, tasks, alpha, a, Right::Plain(b), into, c);
             }
             assert!(!in_cells, "matrices in cells are for tiles, which these instructions do not have");
-            if m <= FEW_ROWS && a.mat().col_stride == 1 && b.row_stride == 1 {
+            if a.mat().rows <= FEW_ROWS && a.mat().col_stride == 1 && b.row_stride == 1 {
                 return dots::matmul(gemm.isa, tasks, alpha, a.whole(tasks), b, into, c);
             }
             // SAFETY: `c` is the whole of a mutable matrix of this shape.
             if accelerate::HERE && unsafe { accelerate::matmul(alpha, a.whole(tasks), b, into, c) } {
                 return;
             }
-            match gemm.isa.level() {
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx512 | Level::Amx => gemm.packs.matmul(tasks, alpha, a, b, into, c),
-                _ => portable::matmul(gemm.isa, tasks, alpha, a.whole(tasks), b, into, c),
-            }
+            gemm.multiply(kernel, tasks, alpha, a, Right::Plain(b), into, c);
         });
+    }
+
+    /// On this kernel, shapes checked.
+    #[allow(clippy::too_many_arguments)]
+    fn multiply(
+        &mut self,
+        kernel: Kernel,
+        tasks: Tasks<'_>,
+        alpha: f32,
+        a: Left<'_>,
+        b: Right<'_>,
+        into: Into,
+        c: Target,
+    ) {
+        match (kernel, b) {
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Tiles(Precision::Bf16), b) => self.tiles.matmul::<1>(tasks, alpha, a, b, into, c),
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Tiles(Precision::F32), b) => self.tiles.matmul::<3>(tasks, alpha, a, b, into, c),
+            (Kernel::Panels(unit), b) => {
+                let panels = self.panels.as_mut().expect("made where products run on panels");
+                panels.matmul(unit, tasks, alpha, a, b, into, c);
+            }
+            (Kernel::Library, Right::Plain(b)) => {
+                portable::matmul(self.isa, tasks, alpha, a.whole(tasks), b, into, c);
+            }
+            (Kernel::Library, _) => unreachable!("packed weights are of bf16, which the library has not"),
+        }
     }
 
     /// Checks the shapes of `a` and `b`, sees to products of nothing, and lets `f` run the others.
@@ -319,23 +352,20 @@ pub(crate) fn small(
         return;
     }
     let c = c.target();
-    if precision == Precision::Bf16 {
-        // SAFETY: `c` is the whole of a mutable matrix of this shape.
-        return unsafe { bf16::small(isa, alpha, a, b, into, c, scratch) };
-    }
-    // SAFETY: `c` is the whole of a mutable matrix of this shape.
-    if unsafe { accelerate::matmul(alpha, a, b, into, c) } {
-        return;
-    }
-    match isa.level() {
+    let unit = match precision {
         // SAFETY: `c` is the whole of a mutable matrix of this shape.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Amx => unsafe { avx512::small(isa, alpha, a, b, into, c, scratch) },
-        _ => {
-            let _ = scratch;
-            // SAFETY: as above.
-            unsafe { portable::tile(alpha, a, b, into, c) }
-        }
+        Precision::Bf16 if isa.tiles() => return unsafe { tiles::small(alpha, a, b, into, c, scratch) },
+        Precision::Bf16 => Some(Unit::bf16(isa)),
+        // SAFETY: as above.
+        Precision::F32 if unsafe { accelerate::matmul(alpha, a, b, into, c) } => return,
+        Precision::F32 => Unit::f32(isa),
+    };
+    match unit {
+        // SAFETY: as above.
+        Some(unit) => unsafe { panels::small(unit, alpha, a, b, into, c, scratch) },
+        // SAFETY: as above.
+        None => unsafe { portable::tile(alpha, a, b, into, c) },
     }
 }
 

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::{BAND, PART, STEP, Side, TILE, V};
 use crate::gemm::Mat;
-use crate::gemm::bf16::avx512::{bits, interleave};
+use crate::gemm::panels::avx512_bf16::{bits, interleave};
 use crate::gemm::transpose::transpose;
 
 /// Numbers between one that is read and one that is asked for, in a row.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::gemm::bf16::{in_hardware, pack, packed_len, panel_rows};
 use crate::gemm::{small, small_scratch};
 use crate::kernels::check::{assert_close, values};
 use crate::{Exec, MatMut, Plan, Precision};
@@ -121,7 +122,7 @@ fn blocks_of_a_large_product_fit_together() {
 #[test]
 fn the_instructions_pack_as_plain_rust_does() {
     for isa in levels() {
-        packs_as_plain_rust_does(Unit::new(isa));
+        packs_as_plain_rust_does(Unit::bf16(isa));
     }
 }
 
@@ -134,26 +135,26 @@ fn packs_as_plain_rust_does(unit: Unit) {
             // SAFETY: there is room for rows and pairs rounded up.
             unsafe {
                 unit.pack_rows(a, one.as_mut_ptr());
-                emulated::pack_rows(a, two.as_mut_ptr());
+                plain_bf16::pack_rows(a, two.as_mut_ptr());
             }
             assert_eq!(one, two, "rows of {rows} × {cols}");
             (one, two) = (vec![0; room], vec![0; room]);
             // SAFETY: as above.
             unsafe {
                 unit.pack_columns(a.t(), one.as_mut_ptr());
-                emulated::pack_columns(a.t(), two.as_mut_ptr());
+                plain_bf16::pack_columns(a.t(), two.as_mut_ptr());
             }
             assert_eq!(one, two, "columns of {rows} × {cols}");
         }
     }
     let from: Vec<u32> = (0..24 * 48).map(|i| i * 0x1_0003).collect();
     for pairs in 1..=24 {
-        let room = 8 * panels::turned_width(pairs);
+        let room = 8 * turned_width(pairs);
         let (mut one, mut two) = (vec![0u32; room], vec![0u32; room]);
         // SAFETY: vectors and room are there.
         unsafe {
             unit.turn(from.as_ptr(), 48, pairs, from.as_ptr(), one.as_mut_ptr());
-            emulated::turn(from.as_ptr(), 48, pairs, two.as_mut_ptr());
+            plain_bf16::turn(from.as_ptr(), 48, pairs, two.as_mut_ptr());
         }
         assert_eq!(one, two, "{pairs} pairs");
     }

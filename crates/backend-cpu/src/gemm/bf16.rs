@@ -1,17 +1,22 @@
-//! Weights in the layout of products, packed once per update.
+//! Products in bf16: operands rounded to 8 bits of precision, products added up in f32. With AMX they run on
+//! [`super::tiles`], elsewhere on [`super::panels`].
+//!
+//! A weight matrix is packed once per update ([`Packed`]) as the right operand of `x·wᵀ`. The way
+//! back wants `dy·w`, in which other numbers are neighbours: each task turns the blocks that it
+//! needs on their way into the second-level cache, where a second copy would cost 2 bytes per weight.
 
-use super::{NR, Unit, V};
-use crate::Isa;
-use crate::gemm::Mat;
+use super::Mat;
+use super::panels::{NR, Unit, V};
 #[cfg(target_arch = "x86_64")]
-use crate::gemm::tiles;
+use super::tiles;
+use crate::Isa;
 
 /// A weight matrix `[rows, cols]` in the layout of the kernel: panels of [`panel_rows`].
 #[derive(Clone, Copy, Debug)]
 pub struct Packed<'a> {
-    pub(in crate::gemm) data: &'a [u32],
-    pub(in crate::gemm) rows: usize,
-    pub(in crate::gemm) cols: usize,
+    pub(super) data: &'a [u32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
 }
 
 impl<'a> Packed<'a> {
@@ -51,13 +56,13 @@ pub fn pack(isa: Isa, w: Mat<'_>, to: &mut [u32]) {
         return unsafe { tiles::pack_weights(w, to.as_mut_ptr()) };
     }
     // SAFETY: the room was checked.
-    unsafe { Unit::new(isa).pack_columns(w.t(), to.as_mut_ptr()) };
+    unsafe { Unit::bf16(isa).pack_columns(w.t(), to.as_mut_ptr()) };
 }
 
 /// The right operand of a product.
 #[derive(Clone, Copy, Debug)]
 pub enum Right<'a> {
-    /// Rounded and packed on the way.
+    /// Packed on the way; rounded where products are in bf16.
     Plain(Mat<'a>),
     /// The transposed of packed weights.
     PackedT(Packed<'a>),
@@ -67,7 +72,7 @@ pub enum Right<'a> {
 
 impl Right<'_> {
     /// Rows and columns.
-    pub(in crate::gemm) fn shape(&self) -> (usize, usize) {
+    pub(super) fn shape(&self) -> (usize, usize) {
         match self {
             Right::Plain(b) => (b.rows, b.cols),
             Right::PackedT(w) => (w.cols, w.rows),
@@ -76,7 +81,35 @@ impl Right<'_> {
     }
 
     /// Whether it lies in cells.
-    pub(in crate::gemm) fn in_cells(&self) -> bool {
+    pub(super) fn in_cells(&self) -> bool {
         matches!(self, Right::Plain(b) if b.in_cells())
+    }
+}
+
+/// Whether products in bf16 have instructions of their own at this level.
+pub fn in_hardware(isa: Isa) -> bool {
+    isa.tiles() || Unit::bf16(isa) != Unit::PlainBf16
+}
+
+/// `steps` rounds of products without memory, for the peak: the floating-point operations of all of
+/// them, none without the instructions.
+pub(crate) fn spin(isa: Isa, steps: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if isa.tiles() {
+        // SAFETY: tiles are there.
+        unsafe { tiles::spin(steps) };
+        return 2 * steps * tiles::SPIN;
+    }
+    match Unit::bf16(isa) {
+        #[cfg(target_arch = "x86_64")]
+        Unit::Bf16 => {
+            // SAFETY: this unit is there.
+            unsafe { crate::spin::bf16(steps) };
+            2 * steps * crate::spin::BF16
+        }
+        _ => {
+            let _ = steps;
+            0
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The same packing and products in plain Rust: for machines without the instructions, and the
+//! The same packing and products of bf16 in plain Rust: for machines without the instructions, and the
 //! yardstick of those that have them.
 
 use half::bf16;
@@ -22,7 +22,7 @@ fn both(pair: u32) -> (f32, f32) {
     (f32::from_bits(pair << 16), f32::from_bits(pair & 0xFFFF_0000))
 }
 
-/// See [`super::unit::Unit::pack_rows`].
+/// See [`super::Unit::pack_rows`].
 ///
 /// # Safety
 ///
@@ -37,7 +37,7 @@ pub(super) unsafe fn pack_rows(a: Mat<'_>, to: *mut u32) {
     }
 }
 
-/// See [`super::unit::Unit::pack_columns`].
+/// See [`super::Unit::pack_columns`].
 ///
 /// # Safety
 ///
@@ -54,14 +54,14 @@ pub(super) unsafe fn pack_columns(b: Mat<'_>, to: *mut u32) {
     }
 }
 
-/// See [`super::unit::Unit::turn`].
+/// See [`super::Unit::turn`].
 ///
 /// # Safety
 ///
 /// `from` holds `pairs` vectors of 16 rows, `stride` numbers apart; `to` is writable for 8 vectors,
-/// [`super::panels::turned_width`] numbers apart.
+/// [`super::turned_width`] numbers apart.
 pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, to: *mut u32) {
-    let width = super::panels::turned_width(pairs);
+    let width = super::turned_width(pairs);
     for q in 0..V / 2 {
         for j in 0..width {
             // SAFETY: the vectors that the caller promised.
@@ -75,7 +75,7 @@ pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, to: *mu
     }
 }
 
-/// See [`super::unit::Unit::panels`].
+/// See [`super::Unit::panels`].
 ///
 /// # Safety
 ///

@@ -5,59 +5,22 @@
 
 use std::arch::x86_64::*;
 
-use super::{MR, NR, V};
+use super::avx512::kernel;
+use super::{AHEAD, MR, NR, V};
 use crate::gemm::transpose::{lanes, transpose};
 use crate::gemm::{Into, Mat, Target};
 
-/// Steps of packing between the prefetch of a number and its use: matrices come from the last cache
-/// or from memory, in strides that the processor does not foresee.
-const AHEAD: usize = 4;
+kernel!("avx512f,avx512bw,avx512bf16", 2, vectors, multiply_add);
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn multiply_add(sum: __m512, x: __m512i, y: __m512i) -> __m512 {
+    _mm512_dpbf16_ps(sum, pairs_of(x), pairs_of(y))
+}
 
 /// Whether this machine has the instructions.
 pub(super) fn detected() -> bool {
     is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
-}
-
-/// See [`super::unit::Unit::pack_rows`].
-///
-/// # Safety
-///
-/// The instructions are there; `to` is writable for `a.rows` rounded up to [`MR`], times the pairs
-/// of `a.cols`.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack_rows(a: Mat<'_>, to: *mut u32) {
-    let (rows, pairs) = (a.rows, a.cols.div_ceil(2));
-    let store = |i: usize, p: usize, x: __m512i| {
-        // SAFETY: the panels of rows that are there.
-        unsafe {
-            let at = to.add(i * pairs + p * MR);
-            _mm256_storeu_si256(at.cast(), _mm512_castsi512_si256(x));
-            if rows - i > MR {
-                _mm256_storeu_si256(at.add(MR * pairs).cast(), _mm512_extracti64x4_epi64::<1>(x));
-            }
-        }
-    };
-    // SAFETY: the instructions are there.
-    unsafe { vectors(a, store) };
-}
-
-/// See [`super::unit::Unit::pack_columns`].
-///
-/// # Safety
-///
-/// The instructions are there; `to` is writable for the pairs of `b.rows`, times `b.cols` rounded
-/// up to [`V`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack_columns(b: Mat<'_>, to: *mut u32) {
-    let (cols, pairs) = (b.cols, b.rows.div_ceil(2));
-    let store = |j: usize, p: usize, x: __m512i| {
-        let panel = j / NR * NR;
-        let width = NR.min(cols - panel).next_multiple_of(V);
-        // SAFETY: the panels of columns that are there.
-        unsafe { _mm512_storeu_si512(to.add(panel * pairs + p * width + (j - panel)).cast(), x) };
-    };
-    // SAFETY: the instructions are there.
-    unsafe { vectors(b.t(), store) };
 }
 
 /// Gives the pairs of up to 16 rows from `i` on as one vector, for every `i` that is a multiple of
@@ -172,15 +135,15 @@ fn pairs_of(x: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(x) }
 }
 
-/// See [`super::unit::Unit::turn`].
+/// See [`super::Unit::turn`].
 ///
 /// # Safety
 ///
 /// The instructions are there; `from` holds `pairs` vectors of 16 rows, `stride` numbers apart;
-/// `to` is writable for 8 vectors, [`super::panels::turned_width`] numbers apart, of `pairs` pairs each.
+/// `to` is writable for 8 vectors, [`super::turned_width`] numbers apart, of `pairs` pairs each.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, next: *const u32, to: *mut u32) {
-    let width = super::panels::turned_width(pairs);
+    let width = super::turned_width(pairs);
     // The middle two numbers of four exchange places: two rows of pairs become two pairs of rows.
     let order = _mm512_set4_epi32(0x0F0E_0B0A, 0x0D0C_0908, 0x0706_0302, 0x0504_0100);
     for p in (0..pairs).step_by(8) {
@@ -207,129 +170,6 @@ pub(super) unsafe fn turn(from: *const u32, stride: usize, pairs: usize, next: *
             unsafe {
                 _mm512_storeu_si512(to.add(2 * l * width + 2 * p).cast(), low[l]);
                 _mm512_storeu_si512(to.add((2 * l + 1) * width + 2 * p).cast(), high[l]);
-            }
-        }
-    }
-}
-
-/// See [`super::unit::Unit::panels`].
-///
-/// # Safety
-///
-/// The instructions are there; `a` and `b` hold the packed panels of this shape; `c` is writable
-/// for `rows` rows of `cols` numbers and nobody else uses it.
-#[allow(clippy::too_many_arguments)]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn panels(
-    rows: usize,
-    cols: usize,
-    pairs: usize,
-    a: (*const u32, usize),
-    b: (*const u32, usize),
-    c: Target,
-    alpha: f32,
-    into: Into,
-) {
-    for j in (0..cols).step_by(NR) {
-        let width = NR.min(cols - j);
-        let mask = u16::MAX >> (width.next_multiple_of(V) - width);
-        for i in (0..rows).step_by(MR) {
-            // SAFETY: inside the packed operands and `c`, as the caller promised.
-            unsafe {
-                let (a, b, c) = (a.0.add(i * a.1), b.0.add(j * b.1), c.at(i, j));
-                let tile = match width.div_ceil(V) {
-                    1 => tile_rows::<1>,
-                    2 => tile_rows::<2>,
-                    _ => tile_rows::<3>,
-                };
-                tile(MR.min(rows - i), pairs, a, b, c, mask, alpha, into);
-            }
-        }
-    }
-}
-
-/// [`tile`] for a number of rows known at run time.
-///
-/// # Safety
-///
-/// As for [`tile`].
-#[allow(clippy::too_many_arguments)]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn tile_rows<const VECTORS: usize>(
-    rows: usize,
-    pairs: usize,
-    a: *const u32,
-    b: *const u32,
-    c: Target,
-    mask: u16,
-    alpha: f32,
-    into: Into,
-) {
-    // SAFETY: the caller's promises are passed on.
-    unsafe {
-        match rows {
-            1 => tile::<1, VECTORS>(pairs, a, b, c, mask, alpha, into),
-            2 => tile::<2, VECTORS>(pairs, a, b, c, mask, alpha, into),
-            3 => tile::<3, VECTORS>(pairs, a, b, c, mask, alpha, into),
-            4 => tile::<4, VECTORS>(pairs, a, b, c, mask, alpha, into),
-            5 => tile::<5, VECTORS>(pairs, a, b, c, mask, alpha, into),
-            6 => tile::<6, VECTORS>(pairs, a, b, c, mask, alpha, into),
-            7 => tile::<7, VECTORS>(pairs, a, b, c, mask, alpha, into),
-            _ => tile::<8, VECTORS>(pairs, a, b, c, mask, alpha, into),
-        }
-    }
-}
-
-/// `ROWS` rows and `VECTORS` vectors of `c`; `mask` says which numbers of the last vector count.
-///
-/// # Safety
-///
-/// The instructions are there; `a` holds `pairs · MR` pairs, `b` `pairs · VECTORS · V`; `c` is
-/// writable for `ROWS` rows of the columns that count, and nobody else uses them.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
-    pairs: usize,
-    mut a: *const u32,
-    mut b: *const u32,
-    c: Target,
-    mask: u16,
-    alpha: f32,
-    into: Into,
-) {
-    // SAFETY: every access is inside what the caller promised; prefetches may be anywhere.
-    unsafe {
-        for i in 0..ROWS {
-            let row = c.data.wrapping_add(i * c.row_stride);
-            for v in 0..VECTORS {
-                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(v * V).cast());
-            }
-        }
-        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-        for _ in 0..pairs {
-            let mut columns = [_mm512_setzero_si512(); VECTORS];
-            for (v, column) in columns.iter_mut().enumerate() {
-                *column = _mm512_loadu_si512(b.add(v * V).cast());
-            }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = pairs_of(_mm512_set1_epi32(*a.add(i) as i32));
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = _mm512_dpbf16_ps(*sum, x, pairs_of(column));
-                }
-            }
-            a = a.add(MR);
-            b = b.add(VECTORS * V);
-        }
-        let alpha = _mm512_set1_ps(alpha);
-        for (i, sums) in sums.into_iter().enumerate() {
-            let row = c.data.add(i * c.row_stride);
-            for (v, sum) in sums.into_iter().enumerate() {
-                let mask = if v + 1 == VECTORS { mask } else { u16::MAX };
-                let at = row.add(v * V);
-                let value = match into {
-                    Into::Set | Into::Stream => _mm512_mul_ps(alpha, sum),
-                    Into::Add => _mm512_fmadd_ps(alpha, sum, _mm512_maskz_loadu_ps(mask, at)),
-                };
-                _mm512_mask_storeu_ps(at, mask, value);
             }
         }
     }
