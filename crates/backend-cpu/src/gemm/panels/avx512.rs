@@ -72,13 +72,14 @@ macro_rules! kernel {
                 for i in (0..rows).step_by(MR) {
                     // SAFETY: inside the packed operands and `c`, as the caller promised.
                     unsafe {
+                        let next = a.0.wrapping_add(if i + MR < rows { (i + MR) * a.1 } else { 0 });
                         let (a, b, c) = (a.0.add(i * a.1), b.0.add(j * b.1), c.at(i, j));
                         let tile = match width.div_ceil(V) {
                             1 => tile_rows::<1>,
                             2 => tile_rows::<2>,
                             _ => tile_rows::<3>,
                         };
-                        tile(MR.min(rows - i), steps, a, b, c, mask, alpha, into);
+                        tile(MR.min(rows - i), steps, (a, next), b, c, mask, alpha, into);
                     }
                 }
             }
@@ -94,7 +95,7 @@ macro_rules! kernel {
         unsafe fn tile_rows<const VECTORS: usize>(
             rows: usize,
             steps: usize,
-            a: *const u32,
+            a: (*const u32, *const u32),
             b: *const u32,
             c: Target,
             mask: u16,
@@ -125,7 +126,7 @@ macro_rules! kernel {
         #[target_feature(enable = $features)]
         unsafe fn tile<const ROWS: usize, const VECTORS: usize>(
             steps: usize,
-            mut a: *const u32,
+            (mut a, mut next): (*const u32, *const u32),
             mut b: *const u32,
             c: Target,
             mask: u16,
@@ -152,6 +153,8 @@ macro_rules! kernel {
                             *sum = $multiply_add(*sum, x, column);
                         }
                     }
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                    next = next.wrapping_add(MR);
                     a = a.add(MR);
                     b = b.add(VECTORS * V);
                 }

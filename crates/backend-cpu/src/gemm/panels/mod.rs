@@ -37,7 +37,7 @@ pub(super) const NR: usize = 3 * V;
 /// Most steps of a block: a panel of `b` of this depth is 74 KB, one of `a` 12 KB.
 const STEPS: usize = 384;
 /// Numbers of the operand that all threads read: 16 MiB.
-const SHARED: usize = 4 << 20;
+const SHARED: usize = 1 << 20;
 /// Most rows, or columns, of that operand at once.
 const SHARED_ROWS: usize = 2048;
 /// Rows of it that pass by while a task's panels stay in the second-level cache beside them: 393 KB.
