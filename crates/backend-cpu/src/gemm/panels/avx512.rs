@@ -142,7 +142,7 @@ macro_rules! kernel {
                     }
                 }
                 let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-                for _ in 0..steps {
+                let mut step = || {
                     let mut columns = [_mm512_setzero_si512(); VECTORS];
                     for (v, column) in columns.iter_mut().enumerate() {
                         *column = _mm512_loadu_si512(b.add(v * V).cast());
@@ -153,10 +153,18 @@ macro_rules! kernel {
                             *sum = $multiply_add(*sum, x, column);
                         }
                     }
-                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
-                    next = next.wrapping_add(MR);
                     a = a.add(MR);
                     b = b.add(VECTORS * V);
+                };
+                for _ in 0..steps / 2 {
+                    // Both steps' numbers of the next panel.
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                    next = next.wrapping_add(2 * MR);
+                    step();
+                    step();
+                }
+                if steps % 2 == 1 {
+                    step();
                 }
                 let alpha = _mm512_set1_ps(alpha);
                 for (i, sums) in sums.into_iter().enumerate() {
