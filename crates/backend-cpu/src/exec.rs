@@ -1,6 +1,7 @@
 //! What every operation needs: threads, instructions, matrix products.
 
 use crate::gemm::Gemm;
+use crate::pool::Beside;
 use crate::{CpuError, Into, Isa, Left, Mat, MatMut, Plan, Pool, Precision, Right};
 
 /// Threads, vector instructions and the matrix product of one backend.
@@ -29,7 +30,7 @@ impl Exec {
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in f32.
     pub fn matmul(&mut self, alpha: f32, a: Mat<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
-        self.gemm.matmul(&self.pool, alpha, a.into(), b, into, c);
+        self.gemm.matmul(&self.pool, &Beside::nothing(), alpha, a.into(), b, into, c);
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, in the precision of the plan.
@@ -41,7 +42,23 @@ impl Exec {
     where
         Left<'a>: From<A>,
     {
-        self.gemm.product(&self.pool, alpha, Left::from(a), b, into, c);
+        self.gemm.product(&self.pool, &Beside::nothing(), alpha, Left::from(a), b, into, c);
+    }
+
+    /// [`Exec::product`], with something else for threads to do beside it: all of that is done, too.
+    pub fn product_beside<'a, A>(
+        &mut self,
+        beside: &Beside<'_>,
+        alpha: f32,
+        a: A,
+        b: Right<'_>,
+        into: Into,
+        c: MatMut<'_>,
+    ) where
+        Left<'a>: From<A>,
+    {
+        self.gemm.product(&self.pool, beside, alpha, Left::from(a), b, into, c);
+        self.pool.finish(beside);
     }
 
     /// [`Exec::product`], with the sum of the squares of what `c` is then, where the kernel takes it on its

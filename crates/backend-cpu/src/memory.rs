@@ -1,7 +1,7 @@
 //! Zeroed memory whose allocation can fail.
 
 use std::alloc::{Layout, alloc_zeroed};
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 use crate::footprint;
 
@@ -150,6 +150,29 @@ impl<T: Plain> Buffer<T> {
     /// Bytes of the numbers.
     pub fn bytes(&self) -> usize {
         self.len * size_of::<T>()
+    }
+}
+
+impl<T> Buffer<T> {
+    /// Some of the numbers, and no reference to the others: those may be written meanwhile.
+    pub fn part(&self, place: Range<usize>) -> &[T] {
+        self.check(&place);
+        // SAFETY: inside the memory (checked), borrowed with `self`.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(self.start + place.start), place.len()) }
+    }
+
+    /// The same, to write.
+    pub fn part_mut(&mut self, place: Range<usize>) -> &mut [T] {
+        self.check(&place);
+        let start = self.memory.as_mut_ptr();
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(start.add(self.start + place.start), place.len()) }
+    }
+
+    fn check(&self, place: &Range<usize>) {
+        let there =
+            place.start <= place.end && place.end <= self.len && self.start + self.len <= self.memory.len();
+        assert!(there, "{place:?} of {} numbers", self.len);
     }
 }
 

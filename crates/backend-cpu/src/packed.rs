@@ -143,7 +143,8 @@ impl PackedWeights {
     pub fn get(&self, first: ParamId) -> Packed<'_> {
         let index = self.matrices.binary_search_by_key(&first, |m| m.first);
         let m = &self.matrices[index.expect("a matrix of the model starts here")];
-        Packed::new(self.isa, &self.data[m.to..], m.rows, m.cols)
+        let place = m.to..m.to + packed_len(self.isa, m.rows, m.cols);
+        Packed::new(self.isa, self.data.part(place), m.rows, m.cols)
     }
 
     /// Weights of the matrix that starts at `from`, when an update can pack it panel by panel.
@@ -162,7 +163,7 @@ impl PackedWeights {
         let m = self.matrices.iter_mut().find(|m| m.from == from)?;
         m.fresh = true;
         let (start, len, cols) = (m.to, packed_len(self.isa, m.rows, m.cols), m.cols);
-        let panels = panels_of(self.isa, &mut self.data[start..][..len], cols);
+        let panels = panels_of(self.isa, self.data.part_mut(start..start + len), cols);
         Some(Panels { packer: Packer { isa: self.isa, cols, passing }, panels })
     }
 

@@ -80,6 +80,18 @@ impl Layout {
         spans
     }
 
+    /// The parameters of a layer up to and with those that the product with this matrix, or one that starts with it,
+    /// multiplies; from those of the product before on.
+    pub fn until(&self, product: Role, layer: usize) -> Range<ParamIndex> {
+        let start = |role| self.span(role, role, Some(layer)).start;
+        match product {
+            Role::Q => start(Role::AttnNorm)..start(Role::O),
+            Role::O => start(Role::O)..start(Role::FfnNorm),
+            Role::Gate => start(Role::FfnNorm)..start(Role::Down),
+            _ => start(Role::Down)..start(Role::Down) + 1,
+        }
+    }
+
     /// The place of neighbouring parameters, with the gaps between them.
     pub fn around(&self, params: Range<ParamIndex>) -> Range<usize> {
         self.starts[params.start]..self.starts.get(params.end).copied().unwrap_or(self.len)
@@ -204,7 +216,7 @@ impl Storage {
         let plain = match &self.weights {
             Weights::F32(weights) => {
                 let order = self.order_of(first, layer);
-                Mat::ordered(order, &weights[place.clone()], place.len() / cols, cols)
+                Mat::ordered(order, weights.part(place.clone()), place.len() / cols, cols)
             }
             // Always packed.
             Weights::Bf16 { .. } => Mat::new(&[], 0, 0),
@@ -301,7 +313,7 @@ impl Storage {
         let vector = self.is_vector(first);
         let start = self.gradient_starts[first];
         Tensors {
-            gradients: &self.gradients[start..start + place.len()],
+            gradients: self.gradients.part(start..start + place.len()),
             packed: self.packed.as_mut(),
             weights: self.weights.part(first, place, vector),
             moments: &mut self.moments,

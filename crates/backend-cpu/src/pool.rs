@@ -130,6 +130,36 @@ impl Pool {
         });
     }
 
+    /// [`Pool::run_threads`], with something else that threads take from: every second one before it takes a task, all
+    /// when there are no tasks any more. So what waits for memory and what computes run beside each other.
+    pub fn run_threads_beside(
+        &self,
+        beside: &Beside<'_>,
+        tasks: usize,
+        f: impl Fn(&mut dyn Share, &mut [f32]) + Sync,
+    ) {
+        let scratch = Scratch(&self.scratch);
+        self.start(tasks, &|tasks, worker| {
+            // SAFETY: as in `run_threads`.
+            let scratch = unsafe { &mut *scratch.of(worker) };
+            if worker % 2 == 1 {
+                beside.work(scratch);
+            }
+            f(tasks, scratch);
+            beside.work(scratch);
+        });
+    }
+
+    /// Does a chore at once.
+    pub fn run_chore(&self, chore: Chore<'_>) {
+        self.run_with_scratch(chore.tasks, |task, scratch| (chore.run)(task, scratch));
+    }
+
+    /// Does what is left of something, on all threads.
+    pub fn finish(&self, beside: &Beside<'_>) {
+        self.run_threads(beside.left(), |_, scratch| beside.work(scratch));
+    }
+
     /// Calls `f(index, part)` for every part, in no particular order, and waits.
     pub fn each<S: Split>(&self, parts: S, f: impl Fn(usize, S::Part) + Sync) {
         self.run(parts.count(), |index| {
@@ -246,6 +276,61 @@ impl Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Parts of something and what to do with each, to be done once.
+pub struct Chore<'a> {
+    tasks: usize,
+    run: Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>,
+}
+
+impl<'a> Chore<'a> {
+    /// Calls `f(index, part, scratch)` for every part when it is done.
+    pub fn new<S: Split + 'a>(parts: S, f: impl Fn(usize, S::Part, &mut [f32]) + Sync + 'a) -> Self {
+        let tasks = parts.count();
+        // SAFETY: who does it asks for each index below `tasks` once, and `parts` is ours.
+        Self { tasks, run: Box::new(move |task, scratch| f(task, unsafe { parts.part(task) }, scratch)) }
+    }
+}
+
+/// Chores whose tasks threads take beside those of a job.
+pub struct Beside<'a> {
+    chores: Vec<Chore<'a>>,
+    /// Tasks that were taken.
+    taken: AtomicUsize,
+}
+
+impl<'a> Beside<'a> {
+    /// No chores.
+    pub const fn nothing() -> Self {
+        Self { chores: Vec::new(), taken: AtomicUsize::new(0) }
+    }
+
+    /// These chores.
+    pub fn new(chores: Vec<Chore<'a>>) -> Self {
+        Self { chores, taken: AtomicUsize::new(0) }
+    }
+
+    /// How many tasks nobody has taken.
+    fn left(&self) -> usize {
+        let all: usize = self.chores.iter().map(|chore| chore.tasks).sum();
+        all.saturating_sub(self.taken.load(Ordering::Relaxed))
+    }
+
+    /// Takes tasks as long as there are any.
+    fn work(&self, scratch: &mut [f32]) {
+        while self.left() > 0 {
+            let mut task = self.taken.fetch_add(1, Ordering::Relaxed);
+            let chore = self.chores.iter().find(|chore| {
+                let here = task < chore.tasks;
+                task -= if here { 0 } else { chore.tasks };
+                here
+            });
+            if let Some(chore) = chore {
+                (chore.run)(task, scratch);
+            }
+        }
+    }
 }
 
 struct Scratch<'a>(&'a [UnsafeCell<Buffer>]);
@@ -402,6 +487,30 @@ mod tests {
                     });
                     assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn chores_beside_chores_are_done_once() {
+        for threads in [1, 2, 3, 8] {
+            let mut pool = Pool::new(threads).unwrap();
+            pool.reserve_scratch(1).unwrap();
+            for (tasks, beside) in [(0, 5), (1, 5), (2, 0), (7, 100), (100, 7)] {
+                let counts: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                let (mut one, mut two) = (vec![0; beside], vec![0; 3]);
+                let add = |_, part: &mut [i32], _: &mut [f32]| part[0] += 1;
+                let chores = [&mut one, &mut two].map(|part| Chore::new(RowsMut::new(part, 1), add));
+                let chores = Beside::new(chores.into());
+                pool.run_threads_beside(&chores, tasks, |tasks, _| {
+                    tasks.for_each(|task| {
+                        counts[task].fetch_add(1, Ordering::Relaxed);
+                    });
+                });
+                pool.finish(&chores);
+                drop(chores);
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} {tasks}");
+                assert!(one.into_iter().chain(two).all(|c| c == 1), "{threads} {beside}");
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::kernels::rms_norm::{self, norm_of, normalise};
 use crate::kernels::{embedding, muon, rope, swiglu};
 use crate::memory::CpuResult;
 use crate::params::Storage;
-use crate::update::{CHUNK, Moving};
+use crate::update::{CHUNK, Moving, Pending};
 use crate::{
     Buffer, CpuError, Exec, Into, Left, Mat, MatMut, Plan, Precision, Right, Rows, RowsMut, WeightFormat,
 };
@@ -36,6 +36,7 @@ pub struct Cpu {
     pub(crate) scratch: Scratch,
     pub(crate) muon: muon::Scratch,
     pub(crate) moving: Moving,
+    pub(crate) pending: Option<Pending>,
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) seq: usize,
 }
@@ -148,6 +149,7 @@ impl Cpu {
             scratch,
             muon: muon::Scratch::default(),
             moving: Moving::default(),
+            pending: None,
             tokens: Vec::new(),
             seq: 1,
         })
@@ -188,6 +190,8 @@ impl Cpu {
 
     /// Fills what attention keeps: queries, keys, values and the output of the heads.
     fn attention_inside(&mut self, layer: usize, x: &Act) {
+        // SAFETY: done by the product below.
+        let beside = unsafe { self.beside(layer, Role::Q) };
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let (isa, l) = (self.exec.isa, Some(layer));
         let inside = &mut self.layers[slot];
@@ -203,7 +207,7 @@ impl Cpu {
         }
         let w = self.storage.matrix(Role::Q, Role::V, l, c.dim);
         let y = MatMut::new(qkv, tokens, row);
-        self.exec.product(1.0, norm, w.t(), into, y);
+        self.exec.product_beside(&beside, 1.0, norm, w.t(), into, y);
 
         let (rope, seq, eps) = (&self.rope, self.seq, c.norm_eps);
         if c.qk_norm {
@@ -226,6 +230,8 @@ impl Cpu {
 
     /// Fills what the feed-forward keeps: gate and up.
     fn ffn_inside(&mut self, layer: usize, x: &Act) {
+        // SAFETY: done by the product below.
+        let beside = unsafe { self.beside(layer, Role::Gate) };
         let (c, tokens, slot, l) = (&self.config, self.tokens.len(), self.inside(layer), Some(layer));
         let norm =
             norm_of(self.exec.isa, &x.0, self.storage.weight(Role::FfnNorm, Role::FfnNorm, l), c.norm_eps);
@@ -233,7 +239,7 @@ impl Cpu {
         let w = self.storage.matrix(Role::Gate, Role::Up, l, c.dim);
         let gate_up = &mut self.layers[slot].gate_up[..tokens * 2 * c.hidden];
         let y = MatMut::new(gate_up, tokens, 2 * c.hidden);
-        self.exec.product(1.0, norm, w.t(), Into::Set, y);
+        self.exec.product_beside(&beside, 1.0, norm, w.t(), Into::Set, y);
     }
 
     /// The gradient of the input of a block: that of its output (`dy`, in place), plus what comes
@@ -334,10 +340,12 @@ impl Train for Cpu {
     }
 
     fn read(&mut self, id: ParamId, slot: Slot) -> Result<Cow<'_, [f32]>> {
+        self.settle();
         Ok(self.storage.read(id, slot))
     }
 
     fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> Result<()> {
+        self.settle();
         self.storage.write(id, slot, values)
     }
 
@@ -359,21 +367,28 @@ impl Train for Cpu {
 
     fn attention(&mut self, layer: usize, x: Act) -> Result<Act> {
         let mut y = self.take()?;
+        self.settle_until(layer);
         self.storage.pack(&self.exec.pool, Some(layer));
         self.attention_inside(layer, &x);
+        // SAFETY: done by the product below.
+        let beside = unsafe { self.beside(layer, Role::O) };
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let o = Mat::new(&self.layers[slot].o, tokens, c.q_dim());
         let w = self.storage.matrix(Role::O, Role::O, Some(layer), c.q_dim());
         copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
-        self.exec.product(c.residual_scale, o, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
+        let y_rows = MatMut::new(&mut y.0, tokens, c.dim);
+        self.exec.product_beside(&beside, c.residual_scale, o, w.t(), Into::Add, y_rows);
         self.keep(layer, 0, x);
         Ok(y)
     }
 
     fn ffn(&mut self, layer: usize, x: Act) -> Result<Act> {
         let mut y = self.take()?;
+        self.settle_until(layer);
         self.storage.pack(&self.exec.pool, Some(layer));
         self.ffn_inside(layer, &x);
+        // SAFETY: done by the product below.
+        let beside = unsafe { self.beside(layer, Role::Down) };
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let (isa, hidden) = (self.exec.isa, c.hidden);
         let gate_up = &self.layers[slot].gate_up;
@@ -386,7 +401,8 @@ impl Train for Cpu {
         let gated = Left::made(&mut self.scratch.wide[..tokens * hidden], hidden, &gate);
         let w = self.storage.matrix(Role::Down, Role::Down, Some(layer), hidden);
         copy(&self.exec, &x.0[..tokens * c.dim], &mut y.0[..tokens * c.dim]);
-        self.exec.product(c.residual_scale, gated, w.t(), Into::Add, MatMut::new(&mut y.0, tokens, c.dim));
+        let y_rows = MatMut::new(&mut y.0, tokens, c.dim);
+        self.exec.product_beside(&beside, c.residual_scale, gated, w.t(), Into::Add, y_rows);
         self.keep(layer, 1, x);
         Ok(y)
     }
@@ -398,6 +414,7 @@ impl Train for Cpu {
     }
 
     fn loss_backward(&mut self, x: Act, targets: &[TokenId]) -> Result<(f32, Act)> {
+        self.settle();
         let mut dx = self.take()?;
         let loss = self.head(&x, targets, Some(&mut dx));
         self.free.push(x);
@@ -408,6 +425,7 @@ impl Train for Cpu {
 
     fn ffn_backward(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
         let x = self.kept(layer, 1)?;
+        self.settle();
         self.storage.pack(&self.exec.pool, Some(layer));
         let (slot, l) = (self.inside(layer), Some(layer));
         if self.plan.recompute {
@@ -445,6 +463,7 @@ impl Train for Cpu {
 
     fn attention_backward(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
         let x = self.kept(layer, 0)?;
+        self.settle();
         self.storage.pack(&self.exec.pool, Some(layer));
         let (slot, l) = (self.inside(layer), Some(layer));
         if self.plan.recompute {

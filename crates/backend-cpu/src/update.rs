@@ -1,25 +1,38 @@
 //! The update of parameters: of all of them after the way back, or layer by layer within it.
 //!
-//! Within it the norm of the whole gradient is not known yet. Clipping then takes the larger of two
+//! After the way back, parameters outside of layers and those of the first layer move at once, the others when they are
+//! needed: each layer moves beside the products of the layer before, in the next forward pass. AdamW waits for
+//! memory, and products compute. No bit depends on it, and whoever asks for a parameter finds it moved.
+//!
+//! Within the way back the norm of the whole gradient is not known yet. Clipping then takes the larger of two
 //! norms: that of the update before, and that of what this way back has shown so far, which is never
 //! above the one looked for. Sources of updates within the way back: Lv et al. 2023, arXiv:2306.09782;
 //! PyTorch's tutorial on fusing the optimizer step into the backward pass.
 
 use std::ops::Range;
 
-use backend::{AdamW, Error, Result, Rule, Update};
-use model::Slot;
+use backend::{Error, Result, Rule, Update};
+use model::{Role, Slot};
 
 use crate::kernels::{adamw, muon, vector};
 use crate::moments::{BLOCK, Chance, Moments};
 use crate::packed::Panels;
 use crate::params::{ParamIndex, Storage, Tensors};
-use crate::pool::Maybe;
+use crate::pool::{Beside, Chore, Maybe};
 use crate::weights::WeightsMut;
-use crate::{Cpu, Exec, Rows, RowsMut};
+use crate::{Cpu, Exec, Isa, Rows, RowsMut};
 
 /// Parameters of one task.
 pub(crate) const CHUNK: usize = 1 << 14;
+
+/// An update after the way back that has not moved everything.
+pub(crate) struct Pending {
+    update: Update,
+    /// Of the gradients.
+    factor: f32,
+    /// What is left.
+    left: Range<ParamIndex>,
+}
 
 /// Where an update within the way back is.
 pub(crate) struct Moving {
@@ -42,14 +55,82 @@ impl Default for Moving {
 impl Cpu {
     /// The update after the way back.
     pub(crate) fn update_all(&mut self, update: &Update) -> Result<f32> {
+        self.settle();
         self.reserve_muon(update)?;
         let all = 0..self.storage.layout.table().len();
         let norm = (self.squares(all.clone()).sqrt() * f64::from(update.grad_scale)) as f32;
-        if norm.is_finite() {
-            self.move_weights(update, norm, all.clone());
+        let later = if norm.is_finite() { self.later(update) } else { 0..0 };
+        for now in [all.start..later.start, later.end..all.end] {
+            if norm.is_finite() {
+                self.move_weights(update, norm, now.clone());
+            }
+            self.storage.clear_gradients(now);
         }
-        self.storage.clear_gradients(all);
+        let factor = update.factor(norm);
+        self.pending = (!later.is_empty()).then(|| Pending { update: update.clone(), factor, left: later });
         Ok(norm)
+    }
+
+    /// What an update may leave to the next forward pass: parameters of AdamW in all layers but the first. Devices read
+    /// weights without asking this backend.
+    fn later(&self, update: &Update) -> Range<ParamIndex> {
+        let table = self.storage.layout.table();
+        let of_layer = |p: &model::Param| p.layer.is_some_and(|layer| layer > 0);
+        let start = table.iter().position(of_layer);
+        let (Some(start), false) = (start, self.plan.by_rows) else { return 0..0 };
+        let end = table.iter().rposition(of_layer).map_or(start, |last| last + 1);
+        let by_adamw = |p: &model::Param| matches!(update.rules.of(p.group), Rule::AdamW(_));
+        if table.iter().filter(|p| of_layer(p)).all(by_adamw) { start..end } else { 0..0 }
+    }
+
+    /// Moves what the last update has left.
+    pub(crate) fn settle(&mut self) {
+        self.settle_until(usize::MAX);
+    }
+
+    /// Moves what the last update has left up to and with a layer.
+    pub(crate) fn settle_until(&mut self, layer: usize) {
+        let Some(Pending { update, factor, left }) = self.pending.take() else { return };
+        let ends = self.storage.layout.of_layer(Some(layer)).last().map_or(left.end, |span| span.end);
+        let (now, later) = (left.start..ends.max(left.start), ends.max(left.start)..left.end);
+        apply(&mut self.exec, &mut self.storage, &mut self.muon, &update, factor, now.clone());
+        self.storage.clear_gradients(now);
+        self.pending = (!later.is_empty()).then_some(Pending { update, factor, left: later });
+    }
+
+    /// What moves the parameters that this product of the layer behind `layer` needs, if the last update has left them:
+    /// for threads to do beside that product of `layer`.
+    ///
+    /// # Safety
+    ///
+    /// The result is done, or dropped, before the layer behind `layer` or [`Cpu::settle`] are asked for, and before `self` ends.
+    pub(crate) unsafe fn beside(&mut self, layer: usize, product: Role) -> Beside<'static> {
+        let Some(pending) = &mut self.pending else { return Beside::nothing() };
+        if layer + 1 == self.config.layers {
+            return Beside::nothing();
+        }
+        let span = self.storage.layout.until(product, layer + 1);
+        if span.start != pending.left.start {
+            return Beside::nothing();
+        }
+        self.storage.settle(span.clone());
+        self.storage.weights_changed(self.storage.layout.around(span.clone()));
+        let (step, chance) = (pending.update.step, Chance::new(pending.update.step));
+        let mut chores = Vec::new();
+        for Run { first, place, rule, .. } in runs(&self.storage, &pending.update, span.clone()) {
+            let Rule::AdamW(rule) = rule else { unreachable!("see `later`") };
+            let factors = adamw::Factors::new(&rule, step, pending.factor);
+            let chore = by_adamw(self.exec.isa, &mut self.storage, factors, chance, first, place);
+            // SAFETY: the memory of a parameter stays where it is. Nobody else holds a reference into that of this
+            // one while it is done, as the caller promised, and a product of another layer makes none.
+            chores.push(unsafe { std::mem::transmute::<Chore<'_>, Chore<'static>>(chore) });
+        }
+        self.storage.clear_gradients(span.clone());
+        pending.left.start = span.end;
+        if pending.left.is_empty() {
+            self.pending = None;
+        }
+        Beside::new(chores)
     }
 
     /// Prepares the update within the next way back.
@@ -138,8 +219,42 @@ fn not_announced(what: &str) -> Error {
     Error::Device { device: "cpu", source: message.into() }
 }
 
-/// Moves neighbouring parameters, with gradients times `factor`: neighbours of the same AdamW in one go,
-/// matrices of Muon and packed matrices one by one.
+/// Neighbours that move in one go: those of the same AdamW; matrices of Muon and packed matrices one by one.
+struct Run {
+    first: ParamIndex,
+    place: Range<usize>,
+    /// Of the first one.
+    rows: usize,
+    rule: Rule,
+}
+
+/// The runs of neighbouring parameters.
+fn runs(storage: &Storage, update: &Update, span: Range<ParamIndex>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for p in storage.layout.table().iter().filter(|p| span.contains(&p.id.index())) {
+        let (place, rule) = (storage.layout.range(p.id), update.rules.of(p.group));
+        if let Some(run) = runs.last_mut() {
+            let packed = storage.packed_from(run.place.start).map(|len| run.place.start + len);
+            let joins = match (run.rule, packed) {
+                (Rule::Muon(_), _) => false,
+                (_, Some(end)) => place.end <= end,
+                (before, None) => {
+                    rule == before
+                        && storage.packed_from(place.start).is_none()
+                        && storage.joins(run.first, p.id.index())
+                }
+            };
+            if joins {
+                run.place.end = place.end;
+                continue;
+            }
+        }
+        runs.push(Run { first: p.id.index(), place, rows: p.shape[0], rule });
+    }
+    runs
+}
+
+/// Moves neighbouring parameters, with gradients times `factor`.
 fn apply(
     exec: &mut Exec,
     storage: &mut Storage,
@@ -150,49 +265,15 @@ fn apply(
 ) {
     storage.weights_changed(storage.layout.around(span.clone()));
     let chance = Chance::new(update.step);
-    let params: Vec<_> = storage
-        .layout
-        .table()
-        .iter()
-        .filter(|p| span.contains(&p.id.index()))
-        .map(|p| (storage.layout.range(p.id), p.shape[0], update.rules.of(p.group)))
-        .collect();
-    let mut first = 0;
-    while let Some((place, rows, rule)) = params.get(first).cloned() {
-        let mut place = place;
-        let mut next = first + 1;
+    for Run { first, place, rows, rule } in runs(storage, update, span) {
         match rule {
-            Rule::AdamW(adamw) => {
-                let packed = storage.packed_from(place.start).map(|len| place.start + len);
-                while let Some((range, _, other)) = params.get(next) {
-                    let joins = match packed {
-                        Some(end) => range.end <= end,
-                        None => {
-                            *other == rule
-                                && storage.packed_from(range.start).is_none()
-                                && storage.joins(span.start + first, span.start + next)
-                        }
-                    };
-                    if !joins {
-                        break;
-                    }
-                    place.end = range.end;
-                    next += 1;
-                }
-                move_by_adamw(
-                    exec,
-                    storage,
-                    &adamw,
-                    update.step,
-                    factor,
-                    chance,
-                    (span.start + first, place),
-                );
+            Rule::AdamW(rule) => {
+                let factors = adamw::Factors::new(&rule, update.step, factor);
+                exec.pool.run_chore(by_adamw(exec.isa, storage, factors, chance, first, place));
             }
             Rule::Muon(rule) => {
-                let shape = (rows, storage.order(span.start + first));
-                let Tensors { gradients, weights, moments, .. } =
-                    storage.tensors(span.start + first, place.clone());
+                let shape = (rows, storage.order(first));
+                let Tensors { gradients, weights, moments, .. } = storage.tensors(first, place.clone());
                 let mut wide = vec![0.0; if let WeightsMut::Bf16(w) = &weights { w.len() } else { 0 }];
                 let (isa, at) = (exec.isa, chance.of_weights().at(place.start));
                 let change = |weights: &mut [f32]| {
@@ -207,64 +288,63 @@ fn apply(
                 weights.change(isa, at, &mut wide, change, |_| ());
             }
         }
-        first = next;
     }
 }
 
-/// Moves a place, and packs it while it is in the cache.
-fn move_by_adamw(
-    exec: &Exec,
+/// What moves a place from parameter `first` on, and packs it while it is in the cache.
+fn by_adamw(
+    isa: Isa,
     storage: &mut Storage,
-    rule: &AdamW,
-    step: u64,
-    factor: f32,
+    f: adamw::Factors,
     chance: Chance,
-    (first, place): (ParamIndex, Range<usize>),
-) {
-    let (isa, f) = (exec.isa, adamw::Factors::new(rule, step, factor));
+    first: ParamIndex,
+    place: Range<usize>,
+) -> Chore<'_> {
     let Tensors { gradients, weights, packed, moments } = storage.tensors(first, place.clone());
     let panels = packed.and_then(|packed| packed.panels(place.start));
     let chunk = panels.as_ref().map_or(CHUNK, Panels::weights);
     let count = place.len().div_ceil(chunk);
     let (packer, panels) = panels.map(Panels::split).unzip();
-    let for_weights = |part: usize| chance.of_weights().at(place.start + part * chunk);
+    let start = place.start;
     type Part<'a> = (WeightsMut<'a>, Option<&'a mut [u32]>, &'a mut [f32]);
-    let change_and_pack = |part: usize, (w, panel, scratch): Part<'_>, change: &mut dyn FnMut(&mut [f32])| {
-        let (wide, scratch) = scratch.split_at_mut(chunk);
-        w.change(isa, for_weights(part), wide, change, |w| {
-            if let (Some(packer), Some(panel)) = (packer, panel) {
-                packer.pack(w, scratch, panel);
-            }
-        });
-    };
-    let chance = |part: usize| chance.at(place.start + part * chunk);
+    let change_and_pack =
+        move |part: usize, (w, panel, scratch): Part<'_>, change: &mut dyn FnMut(&mut [f32])| {
+            let (wide, scratch) = scratch.split_at_mut(chunk);
+            let chance = chance.of_weights().at(start + part * chunk);
+            w.change(isa, chance, wide, change, |w| {
+                if let (Some(packer), Some(panel)) = (packer, panel) {
+                    packer.pack(w, scratch, panel);
+                }
+            });
+        };
+    let chance = move |part: usize| chance.at(start + part * chunk);
     let parts = (Rows::new(gradients, chunk), weights.parts(chunk), Maybe::new(panels, count));
     match moments {
         Moments::F32([m, v]) => {
-            let (m, v) = (&mut m[place.clone()], &mut v[place.clone()]);
+            let (m, v) = (m.part_mut(place.clone()), v.part_mut(place));
             let moments = (RowsMut::new(m, chunk), RowsMut::new(v, chunk));
-            exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, v)), scratch| {
+            Chore::new((parts, moments), move |part, ((g, w, panel), (m, v)), scratch| {
                 let mut change = |w: &mut [f32]| adamw::update(isa, &f, g, w, m, v);
                 change_and_pack(part, (w, panel, scratch), &mut change);
-            });
+            })
         }
         Moments::Bf16([m, v]) => {
-            let (m, v) = (&mut m[place.clone()], &mut v[place.clone()]);
+            let (m, v) = (m.part_mut(place.clone()), v.part_mut(place));
             let moments = (RowsMut::new(m, chunk), RowsMut::new(v, chunk));
-            exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, v)), scratch| {
+            Chore::new((parts, moments), move |part, ((g, w, panel), (m, v)), scratch| {
                 let mut change = |w: &mut [f32]| adamw::update_bf16(isa, &f, chance(part), g, w, m, v);
                 change_and_pack(part, (w, panel, scratch), &mut change);
-            });
+            })
         }
         Moments::Q8 { m, exponents, v } => {
-            let exponents = &mut exponents[place.start / BLOCK..place.end.div_ceil(BLOCK)];
-            let (m, v) = (&mut m[place.clone()], &mut v[place.clone()]);
+            let exponents = exponents.part_mut(place.start / BLOCK..place.end.div_ceil(BLOCK));
+            let (m, v) = (m.part_mut(place.clone()), v.part_mut(place));
             let moments =
                 (RowsMut::new(m, chunk), RowsMut::new(exponents, chunk / BLOCK), RowsMut::new(v, chunk));
-            exec.pool.each_with_scratch((parts, moments), |part, ((g, w, panel), (m, e, v)), scratch| {
+            Chore::new((parts, moments), move |part, ((g, w, panel), (m, e, v)), scratch| {
                 let mut change = |w: &mut [f32]| adamw::update_q8(isa, &f, chance(part), g, w, m, e, v);
                 change_and_pack(part, (w, panel, scratch), &mut change);
-            });
+            })
         }
     }
 }

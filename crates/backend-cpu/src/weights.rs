@@ -89,8 +89,8 @@ impl Weights {
     /// For matrices that are not f32.
     pub fn exact(&self, first: ParamIndex, place: Range<usize>) -> &[f32] {
         match self {
-            Self::F32(weights) => &weights[place],
-            Self::Bf16 { vectors, starts, .. } => &vectors[starts[first]..][..place.len()],
+            Self::F32(weights) => weights.part(place),
+            Self::Bf16 { vectors, starts, .. } => vectors.part(starts[first]..starts[first] + place.len()),
         }
     }
 
@@ -117,11 +117,11 @@ impl Weights {
     /// What an update of a place moves: vectors, or matrices.
     pub fn part(&mut self, first: ParamIndex, place: Range<usize>, vector: bool) -> WeightsMut<'_> {
         match self {
-            Self::F32(weights) => WeightsMut::F32(&mut weights[place]),
+            Self::F32(weights) => WeightsMut::F32(weights.part_mut(place)),
             Self::Bf16 { vectors, starts, .. } if vector => {
-                WeightsMut::F32(&mut vectors[starts[first]..][..place.len()])
+                WeightsMut::F32(vectors.part_mut(starts[first]..starts[first] + place.len()))
             }
-            Self::Bf16 { matrices, .. } => WeightsMut::Bf16(&mut matrices[place]),
+            Self::Bf16 { matrices, .. } => WeightsMut::Bf16(matrices.part_mut(place)),
         }
     }
 

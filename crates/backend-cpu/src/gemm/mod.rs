@@ -36,6 +36,7 @@ pub(crate) use tiles::PRODUCTS_OF_PARTS;
 
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Level;
+use crate::pool::Beside;
 use crate::stretches::Share;
 use crate::{CpuError, Isa, Pool, Precision};
 
@@ -60,14 +61,16 @@ const SERIAL: usize = 1 << 17;
 #[derive(Clone, Copy)]
 struct Tasks<'a> {
     pool: &'a Pool,
+    /// What threads do beside those that multiply.
+    beside: &'a Beside<'a>,
     /// To this thread alone.
     serial: bool,
 }
 
 impl<'a> Tasks<'a> {
     /// Of a product of this many multiply-adds.
-    fn new(pool: &'a Pool, work: usize) -> Self {
-        Self { pool, serial: work < SERIAL }
+    fn new(pool: &'a Pool, beside: &'a Beside<'a>, work: usize) -> Self {
+        Self { pool, beside, serial: work < SERIAL }
     }
 
     /// How many threads may get some.
@@ -86,6 +89,20 @@ impl<'a> Tasks<'a> {
             self.pool.run_threads(1, |_, scratch| f(&mut (0..tasks), scratch));
         } else {
             self.pool.run_threads(tasks, f);
+        }
+    }
+
+    /// [`Tasks::run`], for the tasks that multiply.
+    fn multiply(self, tasks: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+        self.multiply_threads(tasks, |tasks, scratch| tasks.for_each(|task| f(task, scratch)));
+    }
+
+    /// [`Tasks::run_threads`], for the tasks that multiply.
+    fn multiply_threads(self, tasks: usize, f: impl Fn(&mut dyn Share, &mut [f32]) + Sync) {
+        if self.serial || tasks < self.pool.threads() {
+            self.run_threads(tasks, f);
+        } else {
+            self.pool.run_threads_beside(self.beside, tasks, f);
         }
     }
 }
@@ -206,7 +223,7 @@ impl Gemm {
         self.squares.clear();
         self.squares.resize(places, 0.0);
         c.squares = Squares::new(&mut self.squares);
-        self.product(pool, alpha, a, b, into, c);
+        self.product(pool, &Beside::nothing(), alpha, a, b, into, c);
         squares::total(&self.squares, m * n)
     }
 
@@ -215,15 +232,26 @@ impl Gemm {
     /// # Panics
     ///
     /// When the shapes do not fit each other, or `b` is packed and the precision f32.
-    pub fn product(&mut self, pool: &Pool, alpha: f32, a: Left<'_>, b: Right<'_>, into: Into, c: MatMut<'_>) {
+    #[allow(clippy::too_many_arguments)]
+    pub fn product(
+        &mut self,
+        pool: &Pool,
+        beside: &Beside<'_>,
+        alpha: f32,
+        a: Left<'_>,
+        b: Right<'_>,
+        into: Into,
+        c: MatMut<'_>,
+    ) {
         if self.precision == Precision::F32 {
             let Right::Plain(b) = b else { panic!("packed weights are of bf16") };
-            return self.matmul(pool, alpha, a, b, into, c);
+            return self.matmul(pool, beside, alpha, a, b, into, c);
         }
         assert!(!in_cells(&a, &b, &c), "matrices in cells are of f32");
         let shape = [a.mat().shape(), b.shape()];
         let kernel = Kernel::of(self.isa, Precision::Bf16, c.rows, c.cols, false);
-        self.run(pool, shape, into, c, |gemm, tasks, c| gemm.multiply(kernel, tasks, alpha, a, b, into, c));
+        let tasks = (pool, beside);
+        self.run(tasks, shape, into, c, |gemm, tasks, c| gemm.multiply(kernel, tasks, alpha, a, b, into, c));
     }
 
     /// `c = alpha·a·b`, or `c += alpha·a·b`, on the threads of `pool`, the one that [`Gemm::new`]
@@ -232,11 +260,21 @@ impl Gemm {
     /// # Panics
     ///
     /// When the shapes do not fit each other.
-    pub fn matmul(&mut self, pool: &Pool, alpha: f32, a: Left<'_>, b: Mat<'_>, into: Into, c: MatMut<'_>) {
+    #[allow(clippy::too_many_arguments)]
+    pub fn matmul(
+        &mut self,
+        pool: &Pool,
+        beside: &Beside<'_>,
+        alpha: f32,
+        a: Left<'_>,
+        b: Mat<'_>,
+        into: Into,
+        c: MatMut<'_>,
+    ) {
         let shape = [a.mat().shape(), b.shape()];
         let in_cells = in_cells(&a, &Right::Plain(b), &c);
         let kernel = Kernel::of(self.isa, Precision::F32, c.rows, c.cols, in_cells);
-        self.run(pool, shape, into, c, |gemm, tasks, c| {
+        self.run((pool, beside), shape, into, c, |gemm, tasks, c| {
             #[cfg(target_arch = "x86_64")]
             if matches!(kernel, Kernel::Tiles(_)) {
                 return gemm.multiply(kernel, tasks, alpha, a, Right::Plain(b), into, c);
@@ -284,7 +322,7 @@ impl Gemm {
     /// Checks the shapes of `a` and `b`, sees to products of nothing, and lets `f` run the others.
     fn run(
         &mut self,
-        pool: &Pool,
+        (pool, beside): (&Pool, &Beside<'_>),
         [(m, k), (depth, n)]: [(usize, usize); 2],
         into: Into,
         mut c: MatMut<'_>,
@@ -298,7 +336,7 @@ impl Gemm {
         if k == 0 {
             return c.clear(into);
         }
-        f(self, Tasks::new(pool, m * n * k), c.target());
+        f(self, Tasks::new(pool, beside, m * n * k), c.target());
     }
 }
 

@@ -147,7 +147,7 @@ impl Packs {
                 let worth = WORK / (rows * depth * NR);
                 let width =
                     NR * (n / NR / (TASKS_PER_THREAD * tasks.threads())).max(worth).clamp(1, TASK_PANELS);
-                tasks.run(n.div_ceil(width), |task, scratch| {
+                tasks.multiply(n.div_ceil(width), |task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
                     let first = task * width;
@@ -217,7 +217,7 @@ impl Packs {
                 });
                 let worth = WORK / (cols * depth);
                 let height = worth.max(m / TASKS).next_multiple_of(2 * MR).clamp(2 * MR, TASK_ROWS);
-                tasks.run(m.div_ceil(height), |task, scratch| {
+                tasks.multiply(m.div_ceil(height), |task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
                     let row = task * height;

@@ -239,7 +239,7 @@ impl Packs {
                     }
                     own.part(start, extent, p0, depth)
                 };
-                tasks.run_threads(own.extent().div_ceil(width), |tasks, scratch| {
+                tasks.multiply_threads(own.extent().div_ceil(width), |tasks, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let (sums, scratch) = scratch.split_at_mut(SUMS);
                     let place = scratch.as_mut_ptr().cast::<u32>();
