@@ -1,8 +1,8 @@
 //! Training and decoding on any CPU, in f32 or with products in bf16.
 //!
 //! [`Cpu`] trains, [`CpuInfer`] writes. Both run on a fixed number of threads that the caller
-//! chooses, and their results do not depend on that number: work is cut into tiles by the shapes
-//! alone, and sums over tiles are taken in order.
+//! chooses, and their results do not depend on that number: sums are cut by the shapes
+//! alone, and their parts are added in order.
 //!
 //! Activations are `[tokens, channels]`, row-major. Vector code is chosen at run time, see [`Isa`].
 

@@ -238,6 +238,18 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_those_of_the_whole() {
+        let mut b = Buffer::<f32>::zeros("test", 1000).unwrap();
+        b.part_mut(10..20).fill(1.0);
+        assert_eq!(b.iter().sum::<f32>(), 10.0);
+        assert_eq!(b.part(19..21), [1.0, 0.0]);
+        assert!(b.part(1000..1000).is_empty() && Buffer::<f32>::default().part(0..0).is_empty());
+        for place in [999..1001, 1001..1001] {
+            assert!(std::panic::catch_unwind(|| b.part(place.clone()).len()).is_err(), "{place:?}");
+        }
+    }
+
+    #[test]
     fn too_much_is_an_error_that_names_the_bytes() {
         let error = Buffer::<f32>::zeros("activations", 1 << 58).unwrap_err();
         let wanted = format!("no memory for activations: {} bytes", 1u64 << 60);

@@ -139,7 +139,7 @@ impl PackedWeights {
         [panel_rows(self.isa) * cols, packed_len(self.isa, panel_rows(self.isa), cols)]
     }
 
-    /// The matrix that starts with this parameter.
+    /// The matrix that starts with this parameter, and no reference to others.
     pub fn get(&self, first: ParamId) -> Packed<'_> {
         let index = self.matrices.binary_search_by_key(&first, |m| m.first);
         let m = &self.matrices[index.expect("a matrix of the model starts here")];

@@ -80,15 +80,16 @@ impl Layout {
         spans
     }
 
-    /// The parameters of a layer up to and with those that the product with this matrix, or one that starts with it,
-    /// multiplies; from those of the product before on.
-    pub fn until(&self, product: Role, layer: usize) -> Range<ParamIndex> {
+    /// The parameters of a layer that go with one of its four products, named after its first matrix: the norm before it,
+    /// its matrices, biases and norms behind them. The four together are the layer.
+    pub fn of_product(&self, product: Role, layer: usize) -> Range<ParamIndex> {
         let start = |role| self.span(role, role, Some(layer)).start;
         match product {
             Role::Q => start(Role::AttnNorm)..start(Role::O),
             Role::O => start(Role::O)..start(Role::FfnNorm),
             Role::Gate => start(Role::FfnNorm)..start(Role::Down),
-            _ => start(Role::Down)..start(Role::Down) + 1,
+            Role::Down => start(Role::Down)..start(Role::Down) + 1,
+            other => unreachable!("no product of a layer starts with {other:?}"),
         }
     }
 
@@ -187,7 +188,8 @@ impl Storage {
         })
     }
 
-    /// The weights from role `first` to role `last`.
+    /// The weights from role `first` to role `last`. Like [`Storage::matrix`] it refers to no other numbers, which an
+    /// update [may be moving](crate::update).
     ///
     /// # Panics
     ///
@@ -343,9 +345,14 @@ impl Storage {
         self.layout.table.iter().nth(index).is_some_and(|p| p.shape.len() == 1)
     }
 
-    /// Whether an update may move these two neighbours in one go: they lie together.
-    pub fn joins(&self, one: ParamIndex, other: ParamIndex) -> bool {
-        !self.weights.narrow() || !(self.is_vector(one) || self.is_vector(other))
+    /// Whether an update may move a parameter in one go with what starts with another and ends at this place before it:
+    /// they lie together, and with them their blocks of moments.
+    pub fn joins(&self, (first, end): (ParamIndex, usize), other: ParamIndex) -> bool {
+        match [first, other].map(|index| self.is_vector(index)) {
+            _ if !self.weights.narrow() => true,
+            [true, true] => self.layout.starts[other] == end,
+            vectors => vectors == [false, false],
+        }
     }
 
     /// How many weights from `start` on an update can pack as one matrix.

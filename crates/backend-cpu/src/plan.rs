@@ -29,8 +29,8 @@ pub struct Plan {
     /// How the moments of the optimizer are kept.
     pub moments: MomentFormat,
     /// Whether all matrices lie row by row, for a device that reads them where they are, or reads and writes them in
-    /// every step; else some of them lie as products read them best. Tensors that are read and written are rows in
-    /// either case.
+    /// every step; else some of them lie as products read them best, and an update may [leave some](crate::update) to the
+    /// next forward pass. Tensors that are read and written are rows, and moved, in either case.
     pub by_rows: bool,
     /// How a model that writes holds its matrices; f32 where nothing is said.
     pub format: Option<Format>,

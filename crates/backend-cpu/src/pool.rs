@@ -288,12 +288,13 @@ impl<'a> Chore<'a> {
     /// Calls `f(index, part, scratch)` for every part when it is done.
     pub fn new<S: Split + 'a>(parts: S, f: impl Fn(usize, S::Part, &mut [f32]) + Sync + 'a) -> Self {
         let tasks = parts.count();
-        // SAFETY: who does it asks for each index below `tasks` once, and `parts` is ours.
+        // SAFETY: `Pool::run_chore` takes it away and `Beside` counts, so each index below `tasks` comes once; `parts` is ours.
         Self { tasks, run: Box::new(move |task, scratch| f(task, unsafe { parts.part(task) }, scratch)) }
     }
 }
 
 /// Chores whose tasks threads take beside those of a job.
+#[must_use = "chores are to be done: `Pool::finish`"]
 pub struct Beside<'a> {
     chores: Vec<Chore<'a>>,
     /// Tasks that were taken.
@@ -321,15 +322,20 @@ impl<'a> Beside<'a> {
     fn work(&self, scratch: &mut [f32]) {
         while self.left() > 0 {
             let mut task = self.taken.fetch_add(1, Ordering::Relaxed);
-            let chore = self.chores.iter().find(|chore| {
-                let here = task < chore.tasks;
-                task -= if here { 0 } else { chore.tasks };
-                here
-            });
-            if let Some(chore) = chore {
-                (chore.run)(task, scratch);
+            for chore in &self.chores {
+                if task < chore.tasks {
+                    (chore.run)(task, scratch);
+                    break;
+                }
+                task -= chore.tasks;
             }
         }
+    }
+}
+
+impl Drop for Beside<'_> {
+    fn drop(&mut self) {
+        debug_assert!(self.left() == 0 || std::thread::panicking(), "chores that nobody did");
     }
 }
 

@@ -190,7 +190,7 @@ impl Cpu {
 
     /// Fills what attention keeps: queries, keys, values and the output of the heads.
     fn attention_inside(&mut self, layer: usize, x: &Act) {
-        // SAFETY: done by the product below.
+        // SAFETY: done by the product below, which asks for weights of this layer.
         let beside = unsafe { self.beside(layer, Role::Q) };
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let (isa, l) = (self.exec.isa, Some(layer));
@@ -230,7 +230,7 @@ impl Cpu {
 
     /// Fills what the feed-forward keeps: gate and up.
     fn ffn_inside(&mut self, layer: usize, x: &Act) {
-        // SAFETY: done by the product below.
+        // SAFETY: done by the product below, which asks for weights of this layer.
         let beside = unsafe { self.beside(layer, Role::Gate) };
         let (c, tokens, slot, l) = (&self.config, self.tokens.len(), self.inside(layer), Some(layer));
         let norm =
@@ -340,12 +340,12 @@ impl Train for Cpu {
     }
 
     fn read(&mut self, id: ParamId, slot: Slot) -> Result<Cow<'_, [f32]>> {
-        self.settle();
+        self.finish_update();
         Ok(self.storage.read(id, slot))
     }
 
     fn write(&mut self, id: ParamId, slot: Slot, values: &[f32]) -> Result<()> {
-        self.settle();
+        self.finish_update();
         self.storage.write(id, slot, values)
     }
 
@@ -367,10 +367,10 @@ impl Train for Cpu {
 
     fn attention(&mut self, layer: usize, x: Act) -> Result<Act> {
         let mut y = self.take()?;
-        self.settle_until(layer);
+        self.finish_update_of(..layer + 1);
         self.storage.pack(&self.exec.pool, Some(layer));
         self.attention_inside(layer, &x);
-        // SAFETY: done by the product below.
+        // SAFETY: done by the product below, which asks for weights of this layer.
         let beside = unsafe { self.beside(layer, Role::O) };
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let o = Mat::new(&self.layers[slot].o, tokens, c.q_dim());
@@ -384,10 +384,10 @@ impl Train for Cpu {
 
     fn ffn(&mut self, layer: usize, x: Act) -> Result<Act> {
         let mut y = self.take()?;
-        self.settle_until(layer);
+        self.finish_update_of(..layer + 1);
         self.storage.pack(&self.exec.pool, Some(layer));
         self.ffn_inside(layer, &x);
-        // SAFETY: done by the product below.
+        // SAFETY: done by the product below, which asks for weights of this layer.
         let beside = unsafe { self.beside(layer, Role::Down) };
         let (c, tokens, slot) = (&self.config, self.tokens.len(), self.inside(layer));
         let (isa, hidden) = (self.exec.isa, c.hidden);
@@ -414,7 +414,7 @@ impl Train for Cpu {
     }
 
     fn loss_backward(&mut self, x: Act, targets: &[TokenId]) -> Result<(f32, Act)> {
-        self.settle();
+        self.finish_update();
         let mut dx = self.take()?;
         let loss = self.head(&x, targets, Some(&mut dx));
         self.free.push(x);
@@ -425,7 +425,7 @@ impl Train for Cpu {
 
     fn ffn_backward(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
         let x = self.kept(layer, 1)?;
-        self.settle();
+        self.finish_update();
         self.storage.pack(&self.exec.pool, Some(layer));
         let (slot, l) = (self.inside(layer), Some(layer));
         if self.plan.recompute {
@@ -463,7 +463,7 @@ impl Train for Cpu {
 
     fn attention_backward(&mut self, layer: usize, mut dy: Act) -> Result<Act> {
         let x = self.kept(layer, 0)?;
-        self.settle();
+        self.finish_update();
         self.storage.pack(&self.exec.pool, Some(layer));
         let (slot, l) = (self.inside(layer), Some(layer));
         if self.plan.recompute {

@@ -9,7 +9,7 @@
 //! above the one looked for. Sources of updates within the way back: Lv et al. 2023, arXiv:2306.09782;
 //! PyTorch's tutorial on fusing the optimizer step into the backward pass.
 
-use std::ops::Range;
+use std::ops::{Range, RangeTo};
 
 use backend::{Error, Result, Rule, Update};
 use model::{Role, Slot};
@@ -28,7 +28,7 @@ pub(crate) const CHUNK: usize = 1 << 14;
 /// An update after the way back that has not moved everything.
 pub(crate) struct Pending {
     update: Update,
-    /// Of the gradients.
+    /// What gradients are multiplied by.
     factor: f32,
     /// What is left.
     left: Range<ParamIndex>,
@@ -55,7 +55,7 @@ impl Default for Moving {
 impl Cpu {
     /// The update after the way back.
     pub(crate) fn update_all(&mut self, update: &Update) -> Result<f32> {
-        self.settle();
+        self.finish_update();
         self.reserve_muon(update)?;
         let all = 0..self.storage.layout.table().len();
         let norm = (self.squares(all.clone()).sqrt() * f64::from(update.grad_scale)) as f32;
@@ -71,8 +71,8 @@ impl Cpu {
         Ok(norm)
     }
 
-    /// What an update may leave to the next forward pass: parameters of AdamW in all layers but the first. Devices read
-    /// weights without asking this backend.
+    /// What an update may leave to the next forward pass: parameters of AdamW in all layers but the first. A plan that keeps
+    /// matrices by rows does so for a device, which reads weights without asking this backend.
     fn later(&self, update: &Update) -> Range<ParamIndex> {
         let table = self.storage.layout.table();
         let of_layer = |p: &model::Param| p.layer.is_some_and(|layer| layer > 0);
@@ -84,36 +84,35 @@ impl Cpu {
     }
 
     /// Moves what the last update has left.
-    pub(crate) fn settle(&mut self) {
-        self.settle_until(usize::MAX);
+    pub(crate) fn finish_update(&mut self) {
+        self.finish_update_of(..self.config.layers);
     }
 
-    /// Moves what the last update has left up to and with a layer.
-    pub(crate) fn settle_until(&mut self, layer: usize) {
+    /// Moves what the last update has left of these layers.
+    pub(crate) fn finish_update_of(&mut self, layers: RangeTo<usize>) {
         let Some(Pending { update, factor, left }) = self.pending.take() else { return };
-        let ends = self.storage.layout.of_layer(Some(layer)).last().map_or(left.end, |span| span.end);
-        let (now, later) = (left.start..ends.max(left.start), ends.max(left.start)..left.end);
+        let end = self.storage.layout.of_product(Role::Down, layers.end - 1).end.max(left.start);
+        let (now, later) = (left.start..end, end..left.end);
         apply(&mut self.exec, &mut self.storage, &mut self.muon, &update, factor, now.clone());
         self.storage.clear_gradients(now);
         self.pending = (!later.is_empty()).then_some(Pending { update, factor, left: later });
     }
 
-    /// What moves the parameters that this product of the layer behind `layer` needs, if the last update has left them:
-    /// for threads to do beside that product of `layer`.
+    /// What moves the parameters of this product of the layer behind `layer`, if the last update has left them: for
+    /// threads to do beside the same product of `layer`.
     ///
     /// # Safety
     ///
-    /// The result is done, or dropped, before the layer behind `layer` or [`Cpu::settle`] are asked for, and before `self` ends.
+    /// It is done, or a panic ends this backend, before anything is asked of `self` but weights of `layer`.
     pub(crate) unsafe fn beside(&mut self, layer: usize, product: Role) -> Beside<'static> {
         let Some(pending) = &mut self.pending else { return Beside::nothing() };
         if layer + 1 == self.config.layers {
             return Beside::nothing();
         }
-        let span = self.storage.layout.until(product, layer + 1);
+        let span = self.storage.layout.of_product(product, layer + 1);
         if span.start != pending.left.start {
             return Beside::nothing();
         }
-        self.storage.settle(span.clone());
         self.storage.weights_changed(self.storage.layout.around(span.clone()));
         let (step, chance) = (pending.update.step, Chance::new(pending.update.step));
         let mut chores = Vec::new();
@@ -121,8 +120,9 @@ impl Cpu {
             let Rule::AdamW(rule) = rule else { unreachable!("see `later`") };
             let factors = adamw::Factors::new(&rule, step, pending.factor);
             let chore = by_adamw(self.exec.isa, &mut self.storage, factors, chance, first, place);
-            // SAFETY: the memory of a parameter stays where it is. Nobody else holds a reference into that of this
-            // one while it is done, as the caller promised, and a product of another layer makes none.
+            // SAFETY: the memory of a parameter stays where it is. Nobody else refers to that of this one until it is
+            // done: weights of another layer are asked for, as the caller promised, and `Storage::weight`, `Storage::matrix`
+            // and `PackedWeights::get` go through `Buffer::part`.
             chores.push(unsafe { std::mem::transmute::<Chore<'_>, Chore<'static>>(chore) });
         }
         self.storage.clear_gradients(span.clone());
@@ -241,7 +241,7 @@ fn runs(storage: &Storage, update: &Update, span: Range<ParamIndex>) -> Vec<Run>
                 (before, None) => {
                     rule == before
                         && storage.packed_from(place.start).is_none()
-                        && storage.joins(run.first, p.id.index())
+                        && storage.joins((run.first, run.place.end), p.id.index())
                 }
             };
             if joins {
@@ -337,6 +337,7 @@ fn by_adamw(
             })
         }
         Moments::Q8 { m, exponents, v } => {
+            assert!(place.start.is_multiple_of(BLOCK), "an update starts with a block of moments");
             let exponents = exponents.part_mut(place.start / BLOCK..place.end.div_ceil(BLOCK));
             let (m, v) = (m.part_mut(place.clone()), v.part_mut(place));
             let moments =

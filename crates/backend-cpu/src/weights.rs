@@ -82,7 +82,7 @@ impl Weights {
         matches!(self, Self::Bf16 { .. })
     }
 
-    /// The weights of a place that starts with this parameter.
+    /// The weights of a place that starts with this parameter, and no reference to others.
     ///
     /// # Panics
     ///

@@ -1,7 +1,7 @@
 //! Updates that the next forward pass finishes, beside updates that are finished at once.
 
 use backend::conformance::{configs, tokens, weights};
-use backend::{AdamW, Rule, Rules, Tokens, Train, Update, forward_backward};
+use backend::{AdamW, Muon, Rule, Rules, Tokens, Train, Update, forward_backward};
 use backend_cpu::{Cpu, Isa, MomentFormat, Plan, Precision, WeightFormat};
 use model::{ModelConfig, Params, Slot};
 
@@ -14,23 +14,28 @@ fn model(config: &ModelConfig, plan: Plan) -> Cpu {
     cpu
 }
 
-/// Loss and gradient norm of step `n`.
-fn step(cpu: &mut Cpu, n: u64) -> [u32; 2] {
+/// By AdamW; matrices by Muon if asked for.
+fn update(n: u64, muon: bool) -> Update {
+    let adamw = |decay| AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: decay };
+    let (matrix, gain) = (Rule::AdamW(adamw(0.1)), Rule::AdamW(adamw(0.0)));
+    let by_muon = Rule::Muon(Muon { lr: 0.02, momentum: 0.9, weight_decay: 0.0 });
+    let rules = Rules {
+        embedding: matrix,
+        head: matrix,
+        matrix: if muon { by_muon } else { matrix },
+        gain,
+        bias: gain,
+    };
+    Update { step: n, grad_scale: 1.0, clip: Some(0.5), rules }
+}
+
+/// Loss and gradient norm of a step.
+fn step(cpu: &mut Cpu, update: &Update) -> [u32; 2] {
     let config = cpu.config().clone();
-    let seq = config.max_seq - 1;
+    let (seq, n) = (config.max_seq - 1, update.step);
     let (ids, targets) = (tokens(&config, 2 * seq, n), tokens(&config, 2 * seq, n + 9));
     let loss = forward_backward(cpu, Tokens { ids: &ids, seq }, &targets).expect("step runs");
-    let adamw =
-        |weight_decay| Rule::AdamW(AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay });
-    let rules = Rules {
-        embedding: adamw(0.1),
-        head: adamw(0.1),
-        matrix: adamw(0.1),
-        gain: adamw(0.0),
-        bias: adamw(0.0),
-    };
-    let update = Update { step: n, grad_scale: 1.0, clip: Some(0.5), rules };
-    [loss, cpu.update(&update).expect("update runs")].map(f32::to_bits)
+    [loss, cpu.update(update).expect("update runs")].map(f32::to_bits)
 }
 
 fn all(cpu: &mut Cpu) -> Vec<Vec<u32>> {
@@ -44,7 +49,7 @@ fn all(cpu: &mut Cpu) -> Vec<Vec<u32>> {
     bits
 }
 
-/// Leaves a forward pass after some blocks, the first of them twice.
+/// Runs some blocks of a forward pass, after the first of them alone, and takes a loss behind the last of all.
 fn leave(cpu: &mut Cpu, blocks: usize) {
     let config = cpu.config().clone();
     let seq = config.max_seq - 1;
@@ -55,22 +60,32 @@ fn leave(cpu: &mut Cpu, blocks: usize) {
             let run = if block % 2 == 0 { Cpu::attention } else { Cpu::ffn };
             x = run(cpu, block / 2, x).expect("block runs");
         }
+        if blocks == 2 * config.layers {
+            cpu.loss(x, &ids).expect("loss runs");
+        }
     }
 }
 
 fn same(case: &str, config: &ModelConfig, plan: Plan) {
-    let (mut at_once, mut later, mut left) = (model(config, plan), model(config, plan), model(config, plan));
+    let [mut at_once, mut later, mut left] = [(); 3].map(|()| model(config, plan));
     let first = Params::new(config).iter().next().map(|p| p.id).expect("a model has parameters");
-    for n in 1..=3 {
-        let wanted = step(&mut at_once, n);
+    let blocks = 2 * config.layers;
+    for n in 1..=4 {
+        let update = update(n, n == 3);
+        let wanted = step(&mut at_once, &update);
         at_once.read(first, Slot::Weight).expect("tensor is read");
-        assert_eq!(step(&mut later, n), wanted, "{case}: step {n}");
-        assert_eq!(step(&mut left, n), wanted, "{case}: step {n} after a pass that was left");
-        leave(&mut left, 2 * n as usize - 1);
+        assert_eq!(step(&mut later, &update), wanted, "{case}: step {n}");
+        assert_eq!(step(&mut left, &update), wanted, "{case}: step {n} after a pass that was left");
+        leave(&mut left, [1, 3, 4, blocks][n as usize - 1].min(blocks));
+        // Another one, of no gradients, behind one that is finished, one that is not, and one in between.
+        for cpu in [&mut at_once, &mut later, &mut left] {
+            assert_eq!(cpu.update(&update).expect("update runs"), 0.0, "{case}");
+        }
+        at_once.read(first, Slot::Weight).expect("tensor is read");
     }
     let wanted = all(&mut at_once);
     assert!(all(&mut later) == wanted, "{case}");
-    assert!(all(&mut left) == wanted, "{case}: after a pass that was left");
+    assert!(all(&mut left) == wanted, "{case}: after passes that were left");
 }
 
 #[test]
@@ -87,7 +102,8 @@ fn give_the_same_bits() {
 
 #[test]
 fn give_the_same_bits_in_every_format() {
-    for case in [0, 8] {
+    // Among them biases that do not fill a block of moments.
+    for case in [0, 5, 8] {
         let (case, config) = configs().swap_remove(case);
         let config = ModelConfig { layers: 3, ..config };
         for moments in [MomentFormat::Bf16, MomentFormat::Q8] {
@@ -95,7 +111,22 @@ fn give_the_same_bits_in_every_format() {
             same(case, &config, plan);
             let plan = plan.with_precision(Precision::Bf16);
             same(case, &config, plan);
+            same(case, &config, plan.with_weights(WeightFormat::Bf16));
             same(case, &config, plan.with_weights(WeightFormat::Bf16).with_recompute(true).with_threads(8));
         }
     }
+}
+
+#[test]
+fn one_layer_leaves_nothing_and_what_is_not_finite_moves_nothing() {
+    let (case, config) = configs().swap_remove(0);
+    let plan = Plan::new(2 * config.max_seq).with_threads(2);
+    same(case, &ModelConfig { layers: 1, ..config.clone() }, plan);
+    let mut cpu = model(&config, plan);
+    step(&mut cpu, &update(1, false));
+    let before = all(&mut cpu);
+    let (id, len) = Params::new(&config).iter().last().map(|p| (p.id, p.len())).expect("a parameter");
+    cpu.write(id, Slot::Gradient, &vec![f32::NAN; len]).expect("gradient is written");
+    assert!(cpu.update(&update(2, false)).expect("update runs").is_nan());
+    assert!(all(&mut cpu) == before);
 }

@@ -42,7 +42,8 @@ impl Tokens<'_> {
 /// A micro-batch runs `embed`, then `attention` and `ffn` of every layer, then `loss_backward`,
 /// then the backwards in reverse; [`forward_backward`] is that order. Gradients add up over
 /// micro-batches until `update`. `loss`, `loss_backward`, `update`, `read` and `download` wait for
-/// the device; the others may return early.
+/// the device; the others may return early. `update` waits for the norm: weights may move later, as long as whoever
+/// reads one finds it moved.
 pub trait Train {
     /// Activations on the device.
     type Act;

@@ -7,7 +7,7 @@
 //! A transposed operand is a [`Mat`] with its strides exchanged; one [in cells](crate::cells) is for tiles in f32.
 //! With AVX-512 our own kernel runs on packed `panels`, with AMX on `tiles`, on macOS Accelerate; elsewhere the `gemm`
 //! crate runs on fixed tiles, and a few rows against a transposed matrix are dot products. Which of them runs, and
-//! where it cuts, depends on the shapes, the order of the operands and the [`Isa`] alone, so the bits do not depend on
+//! where it cuts sums, depends on the shapes, the order of the operands and the [`Isa`] alone, so the bits do not depend on
 //! the number of threads.
 
 mod accelerate;
@@ -99,6 +99,7 @@ impl<'a> Tasks<'a> {
 
     /// [`Tasks::run_threads`], for the tasks that multiply.
     fn multiply_threads(self, tasks: usize, f: impl Fn(&mut dyn Share, &mut [f32]) + Sync) {
+        // Where some threads get no task, all are done with theirs at once: what is beside comes after.
         if self.serial || tasks < self.pool.threads() {
             self.run_threads(tasks, f);
         } else {
@@ -491,7 +492,14 @@ mod tests {
     #[test]
     fn blocks_of_a_large_product_fit_together() {
         // More columns, rows and depth than one block of the packed kernel.
-        for (m, n, k) in [(4700, 4800, 2), (4800, 4700, 2), (20, 4700, 30), (24, 50, 1700)] {
+        for (m, n, k) in [
+            (4700, 4800, 2),
+            (4800, 4700, 2),
+            (20, 4700, 30),
+            (24, 50, 1700),
+            (1370, 1380, 400),
+            (1380, 1370, 400),
+        ] {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             let (a, b) = (Mat::new(&a, k, m).t(), Mat::new(&b, k, n));
             let wanted = plain(1.0, a, b);

@@ -293,7 +293,12 @@ fn training_step(threads: usize) -> anyhow::Result<f32> {
     let loss = backend::forward_backward(&mut cpu, tokens, &ids[1..])?;
     let update = engine::optim::update(&engine::config::OptimizerConfig::default(), 0, 10, 1);
     let norm = cpu.update(&update)?;
-    Ok(if norm.is_finite() { loss } else { norm })
+    // Reading finishes the update.
+    let mut moved = true;
+    for p in &Params::new(&config) {
+        moved &= cpu.read(p.id, Slot::Weight)?.iter().all(|w| w.is_finite());
+    }
+    Ok(if moved && norm.is_finite() { loss } else { f32::NAN })
 }
 
 /// The Neural Engine, examined anew; nothing needs it.

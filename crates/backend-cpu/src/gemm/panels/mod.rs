@@ -36,21 +36,21 @@ pub(super) const V: usize = 16;
 pub(super) const NR: usize = 3 * V;
 /// Most steps of a block: a panel of `b` of this depth is 74 KB, one of `a` 12 KB.
 const STEPS: usize = 384;
-/// Numbers of the operand that all threads read: 16 MiB.
+/// Numbers of the operand that all threads read: 4 MiB.
 const SHARED: usize = 1 << 20;
 /// Most rows, or columns, of that operand at once.
-const SHARED_ROWS: usize = 2048;
+const SHARED_ROWS: usize = 43 * NR;
 /// Rows of it that pass by while a task's panels stay in the second-level cache beside them: 393 KB.
 const PASS_ROWS: usize = 256;
 /// Multiply-adds that make a task worth handing out.
 const WORK: usize = 4 << 20;
 /// Most rows of `a`, and most panels of `b`, that a task packs for itself.
-const TASK_ROWS: usize = 256;
+const TASK_ROWS: usize = 128;
 const TASK_PANELS: usize = 4;
-/// Tasks of a product where that leaves enough rows for each.
-const TASKS: usize = 32;
-/// The same per thread, where the cuts between tasks change no sum.
+/// Tasks per thread where that leaves a task no more than that; no sum depends on it.
 const TASKS_PER_THREAD: usize = 4;
+/// Rows whose squares are summed by themselves.
+const SQUARE_ROWS: usize = 2 * MR;
 /// Rows, and columns, of a task that packs for all threads.
 const PACK_ROWS: usize = 8 * V;
 const PACK_COLS: usize = 4 * NR;
@@ -59,14 +59,20 @@ const PACK_COLS: usize = 4 * NR;
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 4;
 
+// Blocks of depth, rows and columns end at borders of what is packed together, and fit the memory.
+const _: () = assert!(STEPS.is_multiple_of(2 * V) && SHARED / SHARED_ROWS >= STEPS);
+const _: () = assert!(SHARED_ROWS.is_multiple_of(NR) && SHARED_ROWS.is_multiple_of(MR));
+const _: () = assert!(PACK_ROWS.is_multiple_of(2 * MR) && PACK_COLS.is_multiple_of(NR));
+const _: () = assert!(PASS_ROWS.is_multiple_of(MR) && TASK_ROWS.is_multiple_of(SQUARE_ROWS));
+
 /// Columns of a block of `pairs` pairs of columns after [`Unit::turn`].
 fn turned_width(pairs: usize) -> usize {
     (2 * pairs).next_multiple_of(V)
 }
 
-/// Places for the sums of squares of a product: one for the rows, or the panel, that a task has at least.
+/// Places for the sums of squares of a product: one for some rows, or a panel of columns.
 pub(super) fn squares(m: usize, n: usize) -> usize {
-    m.div_ceil(2 * MR).max(n.div_ceil(NR))
+    m.div_ceil(SQUARE_ROWS).max(n.div_ceil(NR))
 }
 
 /// Memory for the operand that all threads read.
@@ -102,12 +108,9 @@ impl Packs {
         into: Into,
         c: Target,
     ) {
-        // What more products are added to comes back soon.
-        let (m, k) = a.mat().shape();
         let a = a.packed_by(PACK_ROWS, tasks);
-        let into = if into == Into::Stream && unit.steps(k) > STEPS { Into::Set } else { into };
         match b {
-            Right::Plain(b) if m > b.cols => self.by_rows(unit, tasks, alpha, a, b, into, c),
+            Right::Plain(b) if a.mat().rows > b.cols => self.by_rows(unit, tasks, alpha, a, b, into, c),
             _ => self.by_columns(unit, tasks, alpha, a, b, into, c),
         }
     }
@@ -216,7 +219,8 @@ impl Packs {
                     unsafe { unit.pack_columns(part, shared.at(col * steps)) };
                 });
                 let worth = WORK / (cols * depth);
-                let height = worth.max(m / TASKS).next_multiple_of(2 * MR).clamp(2 * MR, TASK_ROWS);
+                let height = worth.max(m / (TASKS_PER_THREAD * tasks.threads()));
+                let height = height.next_multiple_of(SQUARE_ROWS).clamp(SQUARE_ROWS, TASK_ROWS);
                 tasks.multiply(m.div_ceil(height), |task, scratch| {
                     assert!(scratch.len() >= SCRATCH);
                     let own = scratch.as_mut_ptr().cast::<u32>();
@@ -238,10 +242,12 @@ impl Packs {
                                 let skip = q0 / together * count.next_multiple_of(V).min(NR);
                                 let b = (shared.at(col * steps + skip).cast_const(), steps);
                                 if count > 0 {
-                                    let c = c.at(row, j0 + col).of_task(task, last);
-                                    unit.panels(rows, count, deep, a, b, c, alpha, into);
-                                    c.add_squares(isa, rows, count);
+                                    unit.panels(rows, count, deep, a, b, c.at(row, j0 + col), alpha, into);
                                 }
+                            }
+                            for i in (0..rows).step_by(SQUARE_ROWS) {
+                                let c = c.at(row + i, j0).of_task((row + i) / SQUARE_ROWS, last);
+                                c.add_squares(isa, SQUARE_ROWS.min(rows - i), cols);
                             }
                         }
                     }

@@ -100,7 +100,15 @@ fn every_layout_and_shape_gives_the_product_of_rounded_operands() {
 #[test]
 fn blocks_of_a_large_product_fit_together() {
     // More rows, columns and depth than all threads read at once.
-    for (m, n, k) in [(2100, 20, 30), (20, 2100, 30), (2100, 2110, 3), (2050, 10, 4000), (9, 60, 8000)] {
+    for (m, n, k) in [
+        (2100, 20, 30),
+        (20, 2100, 30),
+        (2100, 2110, 3),
+        (2050, 10, 4000),
+        (9, 60, 8000),
+        (1370, 1380, 800),
+        (1380, 1370, 800),
+    ] {
         let (a, b) = (values(m * k, 1), values(k * n, 2));
         let wanted = plain(&rounded(&a), &rounded(&b), (m, n, k));
         let isa = Isa::detect();
