@@ -281,8 +281,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Parts of something and what to do with each, to be done once.
 pub struct Chore<'a> {
     tasks: usize,
-    run: Box<dyn Fn(usize, &mut [f32]) + Sync + 'a>,
+    run: Box<Task<'a>>,
 }
+
+/// What a task does: it gets its number, and scratch memory.
+type Task<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
 
 impl<'a> Chore<'a> {
     /// Calls `f(index, part, scratch)` for every part when it is done.

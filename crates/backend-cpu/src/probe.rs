@@ -135,18 +135,35 @@ fn peak(threads: usize, flops: usize, run: impl Fn() + Sync) -> Result<f64, CpuE
 /// Memory that `threads` threads read together, in GB/s (10⁹ bytes): the best of several passes
 /// over far more than the caches hold.
 pub fn memory_bandwidth(threads: usize) -> Result<f64, CpuError> {
-    const BYTES: usize = 512 << 20;
-    let pool = Pool::new(threads)?;
-    let isa = Isa::detect();
-    let mut memory = Buffer::zeros("the bandwidth probe", BYTES / 4)?;
-    // Written once, else all pages are the one page of zeros.
-    memory.fill(1.0);
-    let run = || {
-        pool.each(Rows::new(&memory, 1 << 18), |_, part| {
-            black_box(crate::kernels::vector::dot(isa, part, part));
-        });
-    };
-    Ok(BYTES as f64 / best_of(5, run).as_secs_f64() / 1e9)
+    Ok(Reading::new(threads)?.gb_per_s())
+}
+
+/// What [`memory_bandwidth`] reads, to be read again and again.
+pub struct Reading {
+    pool: Pool,
+    memory: Buffer,
+}
+
+impl Reading {
+    /// On so many threads.
+    pub fn new(threads: usize) -> Result<Self, CpuError> {
+        const BYTES: usize = 512 << 20;
+        let mut memory = Buffer::zeros("the bandwidth probe", BYTES / 4)?;
+        // Written once, else all pages are the one page of zeros.
+        memory.fill(1.0);
+        Ok(Self { pool: Pool::new(threads)?, memory })
+    }
+
+    /// The best of several passes at this moment.
+    pub fn gb_per_s(&self) -> f64 {
+        let isa = Isa::detect();
+        let run = || {
+            self.pool.each(Rows::new(&self.memory, 1 << 18), |_, part| {
+                black_box(crate::kernels::vector::dot(isa, part, part));
+            });
+        };
+        self.memory.bytes() as f64 / best_of(5, run).as_secs_f64() / 1e9
+    }
 }
 
 /// Memory that `threads` threads read and write back changed, in GB/s of both together: the best of several

@@ -34,6 +34,8 @@ pub struct DecodeReport {
     pub ms_per_token: Vec<f64>,
     /// Tokens per second, from the median.
     pub tok_per_s: f64,
+    /// What [`decode_between`] measured before the first repetition and after each.
+    pub between: Vec<f64>,
     /// The same with tokens drawn on the device, where it can.
     pub stream_ms_per_token: Option<Vec<f64>>,
     /// Tokens per second of that, from the median.
@@ -63,6 +65,19 @@ pub fn decode<B: Prefill + Decode + ?Sized>(
     backend: &mut B,
     settings: &DecodeSettings,
 ) -> Result<DecodeReport> {
+    decode_between(backend, settings, None)
+}
+
+/// [`decode`], with something else measured before the first repetition and after each: the limit of this machine at
+/// that moment, which its neighbours move.
+///
+/// # Errors
+/// Those of the backend.
+pub fn decode_between<B: Prefill + Decode + ?Sized>(
+    backend: &mut B,
+    settings: &DecodeSettings,
+    mut limit: Option<&mut dyn FnMut() -> f64>,
+) -> Result<DecodeReport> {
     let DecodeSettings { vocab, prompt, tokens, repetitions } = *settings;
     // A multiplicative sequence through the vocabulary: tokens that differ, without a random crate.
     let token = |i: usize| TokenId(((i as u64 * 2_654_435_761) >> 7) as u32 % vocab as u32);
@@ -73,7 +88,7 @@ pub fn decode<B: Prefill + Decode + ?Sized>(
     let (kv, _) = backend.prefill(&ids)?;
     let prefill_tok_per_s = prompt as f64 / begin.elapsed().as_secs_f64();
     backend.seed(seq, &kv)?;
-    let mut ms_per_token = Vec::new();
+    let (mut ms_per_token, mut between) = (Vec::new(), Vec::new());
     for n in 0..=repetitions {
         backend.truncate(seq, prompt)?;
         let begin = Instant::now();
@@ -84,6 +99,7 @@ pub fn decode<B: Prefill + Decode + ?Sized>(
         if n > 0 {
             ms_per_token.push(begin.elapsed().as_secs_f64() * 1e3 / tokens as f64);
         }
+        between.extend(limit.as_mut().map(|limit| limit()));
     }
     let mut stream_ms = Vec::new();
     for n in 0..=repetitions {
@@ -121,6 +137,7 @@ pub fn decode<B: Prefill + Decode + ?Sized>(
         prefill_tok_per_s,
         tok_per_s: 1e3 / median(&ms_per_token),
         ms_per_token,
+        between,
         stream_tok_per_s: streamed.as_deref().map(|ms| 1e3 / median(ms)),
         stream_ms_per_token: streamed,
         verify_ms,
@@ -139,8 +156,14 @@ mod tests {
         let (_, config) = conformance::configs().swap_remove(0);
         let mut backend = ReferenceInfer::new(&config, conformance::weights(&config, 1));
         let settings = DecodeSettings { vocab: config.vocab, prompt: 5, tokens: 3, repetitions: 2 };
-        let report = decode(&mut backend, &settings).unwrap();
+        let mut calls = 0.0;
+        let mut limit = || {
+            calls += 1.0;
+            calls
+        };
+        let report = decode_between(&mut backend, &settings, Some(&mut limit)).unwrap();
         assert_eq!((report.ms_per_token.len(), report.verify_ms.len()), (2, 3));
+        assert_eq!(report.between, [1.0, 2.0, 3.0]);
         assert!(report.tok_per_s > 0.0 && report.stream_tok_per_s.is_none());
     }
 }

@@ -19,7 +19,7 @@ mod step;
 mod sweep;
 
 pub use compare::{Comparison, Row, Verdict, compare};
-pub use decode::{DecodeReport, DecodeSettings, decode};
+pub use decode::{DecodeReport, DecodeSettings, decode, decode_between};
 pub use forward::{Draw, ForwardProgress, ForwardReport, ForwardSettings, OneBlock, TrainsForward, forward};
 pub use mil_kernels::{KernelTime, KernelsError, KernelsReport, mil_kernels};
 pub use power::{Meter, Power, PowerError};

@@ -194,14 +194,17 @@ fn on_host(
         return show(args, measurement, &report, extra, None);
     }
     let mut writer = args.device.cpu_writer(config, weights(), args.format).map_err(unboxed)?;
-    // Before and after: another program may be reading at the moment.
-    let ceiling = || probe::memory_bandwidth(args.device.threads());
-    let before = ceiling()?;
-    let report = bench::decode(&mut writer, settings)?;
-    let positions = args.prompt + args.tokens / 2;
-    let kernels = writer.measure(positions, 2 * args.repetitions + 1)?;
-    let ceiling = before.max(ceiling()?);
+    // Around every repetition: neighbours that read at the moment take from both, and what they leave moves by a half.
+    let reading = probe::Reading::new(args.device.threads())?;
+    let report = bench::decode_between(&mut writer, settings, Some(&mut || reading.gb_per_s()))?;
     let bytes = writer.bytes_per_token();
+    let around = report.between.windows(2).map(|limits| limits[0].max(limits[1]));
+    let shares: Vec<_> =
+        around.zip(&report.ms_per_token).map(|(limit, ms)| bytes as f64 / (ms * 1e6) / limit).collect();
+    let positions = args.prompt + args.tokens / 2;
+    let before = reading.gb_per_s();
+    let kernels = writer.measure(positions, 2 * args.repetitions + 1)?;
+    let ceiling = before.max(reading.gb_per_s());
     let gb_per_s = report.tok_per_s * bytes as f64 / 1e9;
     let kernels: Vec<_> = kernels
         .iter()
@@ -215,7 +218,8 @@ fn on_host(
         .collect();
     let extra = json!({
         "device": args.device.label(), "format": format.to_string(), "ceiling_gb_per_s": ceiling,
-        "bytes_per_token": bytes, "device_gb_per_s": gb_per_s, "device_ceiling_share": gb_per_s / ceiling,
+        "bytes_per_token": bytes, "device_gb_per_s": gb_per_s,
+        "device_ceiling_share": bench::statistics::median(&shares), "ceiling_shares": shares, "ceilings_gb_per_s": report.between,
         "positions": positions, "cpu_kernels": kernels,
     });
     show(args, measurement, &report, extra, None)
@@ -258,15 +262,15 @@ fn show(
     for (n, ms) in &report.verify_ms {
         println!("  {n} tokens at once      {ms:>9.2} ms");
     }
-    if let (Some(ceiling), Some(got)) =
-        (extra["ceiling_gb_per_s"].as_f64(), extra["device_gb_per_s"].as_f64())
-    {
-        println!(
-            "  weights at {got:.0} GB/s = {:.0} % of the {ceiling:.0} GB/s that plain reading reaches",
-            { 100.0 * got / ceiling }
-        );
-    }
     let number = |row: &serde_json::Value, key: &str| row[key].as_f64().unwrap_or_default();
+    let (got, share) = (number(&extra, "device_gb_per_s"), 100.0 * number(&extra, "device_ceiling_share"));
+    let limits = report.between.iter().copied();
+    let (least, most) = (limits.clone().fold(f64::INFINITY, f64::min), limits.fold(0.0, f64::max));
+    let plain = match report.between[..] {
+        [] => format!("the {:.0} GB/s that plain reading reaches", number(&extra, "ceiling_gb_per_s")),
+        _ => format!("plain reading around each repetition, {least:.0} to {most:.0} GB/s"),
+    };
+    println!("  weights at {got:.0} GB/s: {share:.0} % of {plain}");
     let mut kernels_us = 0.0;
     for row in extra["cpu_kernels"].as_array().into_iter().flatten() {
         kernels_us += number(row, "us");
